@@ -1,0 +1,1 @@
+"""The file and wire formats; numpy, msgspec and the standard library only."""

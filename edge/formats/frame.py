@@ -1,0 +1,194 @@
+"""Tensor frames: a small msgpack header and raw little-endian tensors, decoded without a copy.
+
+Layout (all integers little-endian)::
+
+    0   4  magic b"SWF1"
+    4   4  u32 header length H
+    8   H  header, msgpack map
+    .. pad with zeros to a multiple of 64
+    then every tensor of the header in order, raw, C order, each padded to a multiple of 64
+"""
+
+import struct
+import zlib
+from collections.abc import Mapping
+from typing import Literal
+
+import msgspec
+import numpy as np
+
+from edge.errors import CorruptFrame, FormatError
+from edge.formats.tensor import DTYPES, Array, TensorSpec, size_bytes, spec_of
+from edge.formats.version import check_version
+
+FRAME_FORMAT = "1.0"
+ALIGNMENT_BYTES = 64
+MAX_HEADER_BYTES = 256 * 1024
+MAX_TENSORS = 256
+MAX_TRACE = 256
+MAX_FRAME_BYTES = 1 << 30
+
+_MAGIC = b"SWF1"
+_PREFIX = struct.Struct("<4sI")
+
+
+class Hop(msgspec.Struct, frozen=True, kw_only=True):
+    """What one stage did with a request; durations only, no clock crosses a device.
+
+    Attributes:
+        stage: index of the stage.
+        device: name of the device.
+        queued_seconds: from complete arrival to the start of the run.
+        run_seconds: inside the runtime.
+        received_bytes: size of the frame that arrived.
+        sent_bytes: size of the tensors that left.
+    """
+
+    stage: int
+    device: str
+    queued_seconds: float
+    run_seconds: float
+    received_bytes: int
+    sent_bytes: int
+
+
+class FrameError(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a request has no result.
+
+    Attributes:
+        code: a key of `edge.errors.REQUEST_ERRORS`.
+        message: one line for a person.
+        retry_after_ms: least wait before a resend, for `busy`.
+        device: the device that says so.
+    """
+
+    code: str
+    message: str
+    device: str = ""
+    retry_after_ms: int = 0
+
+
+class FrameHeader(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything the protocol needs to know about a frame.
+
+    Attributes:
+        format: version of this format.
+        kind: `tensor` on its way through stages, `result`, or `error`.
+        request_id: unique for ever.
+        attempt: 0 for the first send, at most 7.
+        sender: node that published this frame.
+        reply_to: topic for the outcome.
+        ttl_ms: time left for the request, in milliseconds.
+        deployment: deployment name.
+        epoch: epoch name, see `edge.formats.plan.Epoch`.
+        stage: index of the stage that shall run the tensors.
+        part, parts: which of how many frames a join waits for.
+        tensors: specs of the raw tensors that follow.
+        codec: `raw`; later codecs are names here.
+        crc32: of all bytes after the padded header.
+        trace: one entry a stage passed.
+        observer: topic that also gets each stage's `taken`, so that one clock sees every hop; empty for none.
+        error: set when `kind` is `error`.
+    """
+
+    format: str = FRAME_FORMAT
+    kind: Literal["tensor", "result", "error"] = "tensor"
+    request_id: str
+    attempt: int = 0
+    sender: str
+    reply_to: str
+    ttl_ms: int
+    deployment: str
+    epoch: str
+    stage: int
+    part: int = 0
+    parts: int = 1
+    tensors: tuple[TensorSpec, ...] = ()
+    codec: Literal["raw"] = "raw"
+    crc32: int = 0
+    trace: tuple[Hop, ...] = ()
+    observer: str = ""
+    error: FrameError | None = None
+
+
+class Frame(msgspec.Struct, frozen=True, kw_only=True):
+    """A decoded frame; `tensors` are read-only views into the received bytes."""
+
+    header: FrameHeader
+    tensors: dict[str, Array]
+
+
+_decoder = msgspec.msgpack.Decoder(FrameHeader)
+_encoder = msgspec.msgpack.Encoder()
+
+
+def _padded(size: int) -> int:
+    return -(-size // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+
+
+def encode_frame(header: FrameHeader, tensors: Mapping[str, Array]) -> bytes:
+    """Encode `tensors` behind `header`; its `tensors` and `crc32` are filled in here.
+
+    Raises:
+        FormatError: a dtype that cannot travel, or more than `MAX_TENSORS` tensors.
+    """
+    if len(tensors) > MAX_TENSORS:
+        raise FormatError(f"{len(tensors)} tensors in a frame; at most {MAX_TENSORS} are allowed")
+    specs = tuple(spec_of(name, array) for name, array in tensors.items())
+    body = bytearray()
+    for spec, array in zip(specs, tensors.values(), strict=True):
+        body += np.ascontiguousarray(array, dtype=DTYPES[spec.dtype]).tobytes()
+        body += bytes(_padded(len(body)) - len(body))
+    head = _encoder.encode(msgspec.structs.replace(header, tensors=specs, crc32=zlib.crc32(body)))
+    prefix = _PREFIX.pack(_MAGIC, len(head)) + head
+    return b"".join((prefix, bytes(_padded(len(prefix)) - len(prefix)), body))
+
+
+def decode_header(data: bytes | memoryview) -> tuple[FrameHeader, int]:
+    """Decode the header and return it with the offset of the first tensor.
+
+    Raises:
+        FormatError: not a frame, or a bound is exceeded.
+    """
+    if len(data) < _PREFIX.size:
+        raise FormatError(f"frame: {len(data)} bytes are too few for a frame")
+    magic, length = _PREFIX.unpack_from(data)
+    if magic != _MAGIC:
+        raise FormatError(f"frame: starts with {bytes(magic)!r}, expected {_MAGIC!r}")
+    if length > MAX_HEADER_BYTES or _PREFIX.size + length > len(data):
+        raise FormatError(f"frame: header of {length} bytes does not fit")
+    try:
+        header = _decoder.decode(memoryview(data)[_PREFIX.size : _PREFIX.size + length])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise FormatError(f"frame: header: {error}") from error
+    check_version(header.format, supported=FRAME_FORMAT, what="frame")
+    if len(header.tensors) > MAX_TENSORS or len(header.trace) > MAX_TRACE:
+        raise FormatError("frame: more tensors or hops than allowed")
+    return header, _padded(_PREFIX.size + length)
+
+
+def decode_frame(data: bytes | memoryview) -> Frame:
+    """Decode a frame; its tensors are views into `data`, read-only.
+
+    Raises:
+        FormatError: not a frame, or lengths that do not add up.
+        CorruptFrame: the checksum is wrong.
+    """
+    header, offset = decode_header(data)
+    view = memoryview(data).toreadonly()
+    tensors: dict[str, Array] = {}
+    start = offset
+    for spec in header.tensors:
+        size = size_bytes(spec)
+        if start + size > len(view):
+            raise FormatError(f"frame: tensor {spec.name[:80]!r} of {size} bytes runs past the end")
+        if spec.name in tensors:
+            raise FormatError(f"frame: tensor {spec.name[:80]!r} comes twice")
+        raw = np.frombuffer(view[start : start + size], dtype=DTYPES[spec.dtype])
+        tensors[spec.name] = raw.reshape([dim for dim in spec.shape if dim is not None])
+        start += _padded(size)
+    if start != len(view):
+        raise FormatError(f"frame: {len(view)} bytes, its tensors end at {start}")
+    if zlib.crc32(view[offset:]) != header.crc32:
+        raise CorruptFrame(f"frame of request {header.request_id[:64]!r}: checksum is wrong")
+    return Frame(header=header, tensors=tensors)

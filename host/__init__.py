@@ -1,0 +1,1 @@
+"""The workstation side of Shardwire: ingest, optimise, compress, partition, package, deploy."""
