@@ -1,0 +1,1 @@
+"""Runtimes, one file each; `edge.runtimes.table` names them."""

@@ -1,0 +1,1 @@
+"""The `shardwire` command: one command a file; `main` names them all."""

@@ -1,0 +1,72 @@
+"""What the commands share on the terminal: consoles, units, and reading inputs."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from edge.errors import InvalidInput
+from edge.formats.bundle import Manifest
+from edge.formats.tensor import Array
+from edge.preprocess import prepare_image
+
+_PIPE_WIDTH = 160
+
+out = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+"""Results."""
+
+err = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else _PIPE_WIDTH)
+"""Progress and notes."""
+
+MAX_INPUT_BYTES = 1 << 30
+_UNITS = ("B", "KiB", "MiB", "GiB")
+
+
+def size_text(size_bytes: float) -> str:
+    """Return a size for people, e.g. `4.7 MiB`."""
+    size = float(size_bytes)
+    for unit in _UNITS[:-1]:
+        if abs(size) < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} {_UNITS[-1]}"
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON document on stdout, with no colour and no wrapping."""
+    json.dump(value, sys.stdout, indent=2)
+    sys.stdout.write("\n")
+
+
+def table(*columns: str, title: str | None = None) -> Table:
+    """Return an empty table; a column whose name starts with `>` is right-aligned."""
+    result = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        result.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left", overflow="fold")
+    return result
+
+
+def read_inputs(path: Path, manifest: Manifest) -> dict[str, Array]:
+    """Read one request from a file: an `.npz` of tensors by input name, or a photo where the bundle says how.
+
+    Raises:
+        InvalidInput: the file is missing, not readable, or the bundle takes no photos.
+    """
+    try:
+        if path.stat().st_size > MAX_INPUT_BYTES:
+            raise InvalidInput(f"{path}: {path.stat().st_size} bytes are more than {MAX_INPUT_BYTES}")
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as arrays:  # noqa: TID251  # pickle is refused here
+                return {name: arrays[name] for name in arrays.files}
+        data = path.read_bytes()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else "no .npz of plain arrays"
+        raise InvalidInput(f"{path}: cannot be read ({reason})") from error
+    if manifest.preprocess is None:
+        names = ", ".join(spec.name for spec in manifest.inputs)
+        raise InvalidInput(f"{path}: model {manifest.name!r} takes no photos; give an .npz with the arrays {names}")
+    return {manifest.preprocess.input: prepare_image(manifest.preprocess, data, where=str(path))}

@@ -1,0 +1,111 @@
+"""`shardwire package`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from host.cli.console import err, out, size_text, table
+from host.compress.measure import Fidelity
+from host.errors import PackageError
+from host.package import Packaged, PackageRequest, package
+from host.partition.shards import MAX_SHARDS
+from host.passes.transaction import NOTHING
+from host.sign import signature_text
+
+
+def command(
+    model: Annotated[
+        str, typer.Argument(help="path.onnx, package.module:factory, or nothing for EfficientNet-Lite0.")
+    ] = "",
+    profile: Annotated[str, typer.Option(help="Device profile: an id or a .toml file.")] = "rpi4",
+    output: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the bundle.")] = None,
+    quantize: Annotated[str | None, typer.Option(help="int8 or none; default: what the profile prefers.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="Recipe file that reproduces a model bit for bit.")] = None,
+    shape: Annotated[list[str] | None, typer.Option(help="NAME=SIZE binds a dynamic dimension.")] = None,
+    inputs: Annotated[
+        str | None, typer.Option(help="file.npz or package.module:callable, to verify and calibrate with.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the model in the bundle.")] = None,
+    version: Annotated[str, typer.Option(help="Version of the bundle; also its OCI tag.")] = "1.0.0",
+    expires: Annotated[str | None, typer.Option(help="Date after which devices refuse it, YYYY-MM-DD.")] = None,
+    max_shards: Annotated[int, typer.Option(min=1, help="Join small layers to at most so many shards.")] = MAX_SHARDS,
+    key: Annotated[Path | None, typer.Option(help="Ed25519 private key (PEM) to sign the bundle with.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is there.")] = False,
+) -> None:
+    """Package a model."""
+    request = PackageRequest(
+        source=model,
+        profile=profile,
+        target=output or Path("bundles") / f"{_stem(model)}-{Path(profile).stem}",
+        quantize=quantize,
+        recipe=recipe,
+        shapes=parse_shapes(shape or []),
+        inputs=inputs,
+        name=name,
+        version=version,
+        expires=expires,
+        max_shards=max_shards,
+        key=key,
+        replace=force,
+    )
+    with err.status("packaging") as status:
+
+        def say(line: str) -> None:
+            err.print(f"  {line}", style="dim")
+            status.update(line)
+
+        result = package(request, say=say)
+    _report(result)
+
+
+def _stem(model: str) -> str:
+    if not model:
+        return "efficientnet-lite0"
+    return Path(model).stem if model.endswith(".onnx") else model.rpartition(":")[2]
+
+
+def parse_shapes(words: list[str]) -> dict[str, int | tuple[int, ...]]:
+    """Parse `batch=1` and `input=1x3x224x224`.
+
+    Raises:
+        PackageError: a word of another form.
+    """
+    shapes: dict[str, int | tuple[int, ...]] = {}
+    for word in words:
+        name, _, size = word.rpartition("=")
+        sizes = size.replace(",", "x").split("x")
+        if not name or not all(part.isdecimal() and 0 < int(part) < 1 << 31 for part in sizes):
+            raise PackageError(f"--shape {word!r}: expected NAME=SIZE, such as batch=1 or image=1x3x224x224")
+        numbers = tuple(int(part) for part in sizes)
+        shapes[name] = numbers[0] if len(numbers) == 1 else numbers
+    return shapes
+
+
+def _report(result: Packaged) -> None:
+    manifest = result.bundle.manifest
+    largest = max(shard.size_bytes for shard in manifest.shards)
+    for note in result.notes:
+        err.print(f"note: {note}")
+    for outcome in result.compressed.outcomes:
+        if not outcome.kept and outcome.reason != NOTHING:
+            err.print(f"note: pass {outcome.name} was left out: {outcome.reason}")
+    rows = table("", "")
+    rows.add_row("bundle", str(result.bundle.folder))
+    rows.add_row("digest", result.bundle.artefact_digest)
+    rows.add_row("profile", manifest.profile)
+    compression = manifest.compression
+    rows.add_row("weights", f"{compression.quantize} {compression.variant}".strip())
+    rows.add_row("layers", str(len(manifest.layers)))
+    rows.add_row("shards", str(len(manifest.shards)))
+    rows.add_row("largest shard", f"{size_text(largest)} of {size_text(manifest.max_shard_bytes)} allowed")
+    rows.add_row("shards in all", size_text(sum(blob.size_bytes for blob in manifest.blobs(0, len(manifest.shards)))))
+    if result.compressed.unfused is not None:
+        rows.add_row("fidelity, unfused graph", _fidelity_text(result.compressed.unfused))
+    rows.add_row("fidelity, as it runs", _fidelity_text(result.compressed.as_run))
+    rows.add_row("signature", signature_text(result.bundle))
+    out.print(rows)
+
+
+def _fidelity_text(fidelity: Fidelity) -> str:
+    return str(fidelity)

@@ -1,0 +1,60 @@
+"""From a source, such as a file, to a model, its inputs and what it answers. One framework a module."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from host.errors import IngestError, UnsupportedModelError
+from host.model import Ingested
+from host.passes.bind_shapes import Binding
+
+_FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+_NO_SHAPES: Mapping[str, Binding] = {}
+_UNSUPPORTED = {
+    ".tflite": "TFLite models are not read yet",
+    ".pt": "a PyTorch checkpoint holds no architecture; write a factory and pass package.module:factory",
+    ".pth": "a PyTorch checkpoint holds no architecture; write a factory and pass package.module:factory",
+    ".pt2": "exported PyTorch programs are not read yet; pass package.module:factory",
+    ".safetensors": "safetensors hold no architecture; write a factory and pass package.module:factory",
+    ".gguf": "GGUF files hold no graph; pass package.module:factory",
+    ".pb": "TensorFlow graphs are not read yet; convert it to ONNX with tf2onnx",
+    ".keras": "Keras models are not read yet; convert it to ONNX with tf2onnx",
+    ".h5": "Keras models are not read yet; convert it to ONNX with tf2onnx",
+}
+
+
+def ingest(source: str, *, shapes: Mapping[str, Binding] = _NO_SHAPES, inputs: str | None = None) -> Ingested:
+    """Read a model.
+
+    Args:
+        source: A path that ends in ``.onnx``; ``package.module:factory`` of a torch module; or ``efficientnet-lite0``
+            (also when empty), the default model.
+        shapes: Sizes for dynamic dimensions, by dimension or input name.
+        inputs: ``file.npz`` or ``package.module:callable`` with inputs for verification and calibration.
+
+    Raises:
+        IngestError: If the source or the inputs cannot be read, or a package is missing.
+        UnsupportedModelError: If stages could not run the model.
+    """
+    if source in ("", "efficientnet-lite0"):
+        if shapes or inputs is not None:
+            raise IngestError("the default model brings its own inputs and shapes: leave out --shape and --inputs")
+        from host.ingest.zoo import ingest_efficientnet_lite0
+
+        return ingest_efficientnet_lite0()
+    path = Path(source)
+    if reason := _UNSUPPORTED.get(path.suffix.lower()):
+        raise UnsupportedModelError(f"{source}: {reason}")
+    if path.suffix.lower() == ".onnx" or path.is_file():
+        from host.ingest.onnx import ingest_onnx
+
+        return ingest_onnx(path, shapes=shapes, inputs=inputs)
+    if _FACTORY.fullmatch(source):
+        from host.ingest.torch import ingest_torch
+
+        return ingest_torch(source, shapes=shapes, inputs=inputs)
+    raise IngestError(
+        f"{source!r} is no model: give a path that ends in .onnx, package.module:factory, or efficientnet-lite0"
+    )

@@ -1,0 +1,151 @@
+"""What became of a pass, and the check that decides it.
+
+Every pass is a transaction: its result is loaded in the runtime and compared, values and shapes, with the model that
+it started from, on two input sizes where there are two. What fails is dropped by name, and the work goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from host.errors import PassError, RuntimeRefusedError, UserError
+from host.model import Model, Tensors, copied, distinct_sizes, node_count, to_bytes, weight_bytes
+from host.passes.compare import compare
+from host.passes.normalise import normalise
+from host.reference import Reference, first_line
+
+MAX_WEIGHT_GROWTH = 1.02
+# Shape arithmetic that becomes constants; small models must not be held to two percent of nothing.
+FREE_WEIGHT_BYTES = 64 * 1024
+
+# fp32 passes reorder sums at most; half precision rounds after each.
+TOLERANCE_FP32 = 1e-5
+TOLERANCE_FP16 = 5e-3
+# Fusing a quantized graph rounds once where the unfused one rounds twice, and full-range weights saturate on x86
+# without VNNI though not on the device: judged by angle.
+LEAST_COSINE_INT8 = 0.9
+
+NOTHING = "nothing to do"
+
+_QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PassOutcome:
+    """What one pass did.
+
+    Attributes:
+        name: Of the pass.
+        kept: Whether its result is part of the model.
+        reason: Why it was dropped or did nothing; what it changed otherwise.
+        nodes_before: Number of nodes, subgraphs included.
+        nodes_after: The same for its result; equal when it was dropped.
+        weight_bytes_before: Bytes of all constants.
+        weight_bytes_after: The same for its result; equal when it was dropped.
+    """
+
+    name: str
+    kept: bool
+    reason: str
+    nodes_before: int
+    nodes_after: int
+    weight_bytes_before: int
+    weight_bytes_after: int
+
+
+OnPass = Callable[[PassOutcome], None]
+GraphPass = Callable[[ir.Model], ir.Model]
+
+
+class Transactions:
+    """A model on its way through checked passes.
+
+    Args:
+        model: A normalised model.
+        samples: Inputs; the first of each of two sizes is used.
+        on_pass: Called after each pass.
+
+    Raises:
+        PassError: If onnxruntime refuses the model as it comes.
+    """
+
+    def __init__(self, model: Model, samples: Sequence[Tensors], *, on_pass: OnPass | None = None) -> None:
+        self.model = model
+        self._outcomes: list[PassOutcome] = []
+        self._on_pass = on_pass
+        self._samples = distinct_sizes(samples)
+        self._bytes = to_bytes(model.ir)
+        self._tolerance = TOLERANCE_FP16 if _halves(model.ir) else TOLERANCE_FP32
+        self._least_cosine = LEAST_COSINE_INT8 if is_quantized(model.ir) else None
+        try:
+            self._expected = Reference(self._bytes).run_all(self._samples)
+        except RuntimeRefusedError as error:
+            raise PassError(f"model {model.name!r} does not run before any pass: {error}") from error
+
+    @property
+    def outcomes(self) -> tuple[PassOutcome, ...]:
+        """Of all passes tried, in order."""
+        return tuple(self._outcomes)
+
+    def attempt(self, name: str, graph_pass: GraphPass) -> PassOutcome:
+        """Try one pass; keep its result if it computes the same and weighs no more.
+
+        Args:
+            name: For the report.
+            graph_pass: Gets a copy that it may change, and returns the result.
+        """
+        before = self.model
+        nodes, weights = node_count(before.ir), weight_bytes(before.ir)
+        result: Model | None = None
+        try:
+            candidate = normalise(before.with_ir(graph_pass(copied(before.ir))))
+            data = to_bytes(candidate.ir)
+            reason = NOTHING if data == self._bytes else self._fault(data, weights, weight_bytes(candidate.ir))
+            if not reason:
+                result, self.model, self._bytes = candidate, candidate, data
+        except UserError as error:
+            reason = str(error)
+        except Exception as error:  # noqa: BLE001 - a pass is foreign code: the model goes on without it
+            reason = f"failed: {type(error).__name__}: {first_line(error)}"
+        after = result.ir if result is not None else before.ir
+        outcome = PassOutcome(
+            name=name,
+            kept=result is not None,
+            reason=reason or f"{node_count(after) - nodes:+d} nodes, {weight_bytes(after) - weights:+d} weight bytes",
+            nodes_before=nodes,
+            nodes_after=node_count(after),
+            weight_bytes_before=weights,
+            weight_bytes_after=weight_bytes(after),
+        )
+        self._outcomes.append(outcome)
+        if self._on_pass is not None:
+            self._on_pass(outcome)
+        return outcome
+
+    def _fault(self, data: bytes, weights_before: int, weights_after: int) -> str:
+        allowed = max(int(weights_before * MAX_WEIGHT_GROWTH), weights_before + FREE_WEIGHT_BYTES)
+        if weights_after > allowed:
+            return f"grows the weights from {weights_before} to {weights_after} bytes"
+        try:
+            found = Reference(data).run_all(self._samples)
+        except RuntimeRefusedError as error:
+            return str(error)
+        for have, want in zip(found, self._expected, strict=True):
+            if fault := compare(have, want, tolerance=self._tolerance, least_cosine=self._least_cosine):
+                return fault
+        return ""
+
+
+def _halves(model: ir.Model) -> bool:
+    return any(value.dtype == ir.DataType.FLOAT16 for value in model.graph.initializers.values())
+
+
+def is_quantized(model: ir.Model) -> bool:
+    """Whether some node works on, or makes, quantized numbers."""
+    return any(
+        node.op_type in _QUANTIZED or node.op_type.startswith("QLinear")
+        for node in ir.traversal.RecursiveGraphIterator(model.graph)
+    )
