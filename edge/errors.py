@@ -9,6 +9,7 @@
     ├── FormatError           a peer sent bytes that are no valid frame or message
     │   └── UnsupportedVersion  another major version of a format
     ├── TransportError        the broker cannot be reached or refuses
+    ├── UnknownDeployment     nothing is deployed under this name
     ├── StoreError            the blob store cannot keep or find a blob
     ├── StageError            a stage cannot be loaded or run here
     │   ├── UnsupportedOperator
@@ -59,6 +60,10 @@ class UnsupportedVersion(FormatError):
 
 class TransportError(ShardwireError):
     """The broker cannot be reached, refuses the connection, or went away."""
+
+
+class UnknownDeployment(ShardwireError):
+    """Nothing is deployed under the name that was asked for."""
 
 
 class StoreError(ShardwireError):

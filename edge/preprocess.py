@@ -66,7 +66,9 @@ def _decode(data: bytes, colour: str, where: str) -> "Image":
             if image.width * image.height > MAX_PIXELS:
                 raise InvalidInput(f"{where}: {image.width} x {image.height} pixels are more than {MAX_PIXELS}")
             return image.convert(colour)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except UnidentifiedImageError as error:
+        raise InvalidInput(f"{where}: not an image") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InvalidInput(f"{where}: not an image that can be read ({' '.join(str(error).split())[:120]})") from error
 
 

@@ -16,8 +16,11 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(2)
-    from host.cli.main import main as run
-
+    try:
+        from host.cli.main import main as run
+    except KeyboardInterrupt:
+        print("shardwire: interrupted", file=sys.stderr)
+        sys.exit(130)
     run()
 
 

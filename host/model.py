@@ -152,7 +152,7 @@ def weight_bytes(model: ir.Model) -> int:
     for node in all_nodes(model):
         for attribute in node.attributes.values():
             if attribute.type == ir.AttributeType.TENSOR:
-                total += attribute.as_tensor().nbytes
+                total += int(attribute.value.nbytes)
     return total
 
 

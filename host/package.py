@@ -139,10 +139,11 @@ def package(request: PackageRequest, *, say: Say = _silent) -> Packaged:
     """
     profile = load_profile(request.profile)
     _check_request(request)
+    recipe = load_recipe(request.recipe) if request.recipe else recipe_for(profile, quantize=request.quantize)
     sign = signer(request.key) if request.key is not None else None
     say("reading the model")
     ingested = ingest(request.source, shapes=request.shapes, inputs=request.inputs)
-    compressed = compress(ingested, request, profile, say=say)
+    compressed = compress(ingested, recipe, say=say)
     say("cutting into layers and shards")
     samples = [golden.inputs for golden in ingested.golden]
     parts = partition(
@@ -165,13 +166,12 @@ def _check_request(request: PackageRequest) -> None:
         raise PackageError(f"{request.target} is there already: remove it, choose another --out, or give --force")
 
 
-def compress(ingested: Ingested, request: PackageRequest, profile: DeviceProfile, *, say: Say) -> Compressed:
-    """Optimise, quantize and fuse a model for a profile.
+def compress(ingested: Ingested, recipe: Recipe, *, say: Say = _silent) -> Compressed:
+    """Optimise, quantize and fuse a model as a recipe says.
 
     Raises:
         UserError: the model or recipe does not allow it.
     """
-    recipe = load_recipe(request.recipe) if request.recipe else recipe_for(profile, quantize=request.quantize)
     say("optimising")
     normal = normalise(ingested.model)
     small, first = optimize(normal, ingested.samples)

@@ -28,6 +28,8 @@ _LEVELS = {
 
 # onnxruntime numbers its log levels; fatal only, because every failure reaches us as an exception too.
 _FATAL = 4
+# The fallback is to the same provider: it would only print and try again.
+_PROVIDERS = ["CPUExecutionProvider"]
 
 
 class Reference:
@@ -61,7 +63,7 @@ class Reference:
         options = _options(threads)
         options.graph_optimization_level = _LEVELS[mode]
         try:
-            self._session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+            self._session = ort.InferenceSession(data, options, providers=_PROVIDERS, enable_fallback=0)
         except Exception as error:
             raise RuntimeRefusedError(f"onnxruntime refuses the model: {first_line(error)}") from error
         self.inputs: tuple[str, ...] = tuple(value.name for value in self._session.get_inputs())
@@ -113,7 +115,11 @@ def optimised_offline(model: Model | ir.Model | bytes, *, disabled: Sequence[str
         options.optimized_model_filepath = str(path)
         try:
             ort.InferenceSession(
-                _serialised(model), options, providers=["CPUExecutionProvider"], disabled_optimizers=list(disabled)
+                _serialised(model),
+                options,
+                providers=_PROVIDERS,
+                disabled_optimizers=list(disabled),
+                enable_fallback=0,
             )
         except Exception as error:
             raise RuntimeRefusedError(f"onnxruntime could not optimise the model: {first_line(error)}") from error

@@ -135,13 +135,17 @@ def encode_frame(header: FrameHeader, tensors: Mapping[str, Array]) -> bytes:
     if len(tensors) > MAX_TENSORS:
         raise FormatError(f"{len(tensors)} tensors in a frame; at most {MAX_TENSORS} are allowed")
     specs = tuple(spec_of(name, array) for name, array in tensors.items())
-    body = bytearray()
+    body: list[memoryview | bytes] = []
+    checksum = 0
     for spec, array in zip(specs, tensors.values(), strict=True):
-        body += np.ascontiguousarray(array, dtype=DTYPES[spec.dtype]).tobytes()
-        body += bytes(_padded(len(body)) - len(body))
-    head = _encoder.encode(msgspec.structs.replace(header, tensors=specs, crc32=zlib.crc32(body)))
+        # A view of the raw bytes: the one copy of a tensor is made when all are joined.
+        raw = np.ascontiguousarray(array, dtype=DTYPES[spec.dtype]).reshape(-1).view(np.uint8).data
+        for piece in (raw, bytes(_padded(raw.nbytes) - raw.nbytes)):
+            checksum = zlib.crc32(piece, checksum)
+            body.append(piece)
+    head = _encoder.encode(msgspec.structs.replace(header, tensors=specs, crc32=checksum))
     prefix = _PREFIX.pack(_MAGIC, len(head)) + head
-    return b"".join((prefix, bytes(_padded(len(prefix)) - len(prefix)), body))
+    return b"".join((prefix, bytes(_padded(len(prefix)) - len(prefix)), *body))
 
 
 def decode_header(data: bytes | memoryview) -> tuple[FrameHeader, int]:

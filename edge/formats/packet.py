@@ -35,12 +35,13 @@ _Key = tuple[str, int, int, int]
 def split(frame: bytes, *, sender: str, session: Session, sequence: int) -> Iterator[bytes]:
     """Cut `frame` into packets of at most `MAX_PACKET_BYTES`, header included."""
     name = sender.encode()
+    view = memoryview(frame)
     room = MAX_PACKET_BYTES - _HEADER.size - len(name)
     for offset in range(0, max(len(frame), 1), room):
         head = _HEADER.pack(
             _MAGIC, _VERSION, len(name), session.boot, session.connect, sequence & 0xFFFFFFFF, len(frame), offset
         )
-        yield b"".join((head, name, frame[offset : offset + room]))
+        yield b"".join((head, name, view[offset : offset + room]))
 
 
 @dataclass(slots=True)
@@ -64,8 +65,8 @@ class Reassembler:
         self.total_limit_bytes = total_limit_bytes
         self._partial: dict[_Key, _Partial] = {}
 
-    def add(self, packet: bytes, now: float) -> bytes | None:
-        """Take one packet; return the frame when it is complete.
+    def add(self, packet: bytes, now: float) -> memoryview | None:
+        """Take one packet; return the frame when it is complete, without a copy where it came in one piece.
 
         Args:
             packet: as published by `split`.
@@ -94,9 +95,9 @@ class Reassembler:
         del self._partial[key]
         if not _covered(partial.pieces, total):
             raise FormatError(f"packet from {key[0]!r}: pieces overlap")
-        return bytes(partial.buffer)
+        return memoryview(partial.buffer)
 
-    def _parse(self, packet: bytes) -> tuple[_Key, int, int, bytes]:
+    def _parse(self, packet: bytes) -> tuple[_Key, int, int, memoryview]:
         if len(packet) < _HEADER.size:
             raise FormatError(f"packet: {len(packet)} bytes are too few")
         magic, version, length, boot, connect, sequence, total, offset = _HEADER.unpack_from(packet)
@@ -107,7 +108,7 @@ class Reassembler:
             raise FormatError(f"packet: {len(packet)} bytes with a sender of {length} bytes is out of bounds")
         if total > self.limit_bytes:
             raise FormatError(f"packet: a frame of {total} bytes is more than {self.limit_bytes}")
-        piece = packet[start:]
+        piece = memoryview(packet)[start:]
         if offset + len(piece) > total or (not piece and total):
             raise FormatError(f"packet: piece {offset}+{len(piece)} runs past the frame of {total} bytes")
         try:

@@ -7,6 +7,7 @@ import msgspec
 
 from edge.errors import FormatError
 from edge.formats.bundle import Blob
+from edge.formats.topics import check_name
 from edge.formats.version import check_version
 
 PLAN_FORMAT = "1.0"
@@ -127,6 +128,9 @@ def decode_deployment(data: bytes) -> Deployment:
         raise FormatError(f"deployment: {error}") from error
     check_version(deployment.format, supported=PLAN_FORMAT, what="deployment")
     parse_epoch(deployment.epoch)
+    check_name(deployment.name, what="deployment name")
+    for holder in deployment.holders:
+        check_name(holder, what="holder")
     if deployment.plan is None:
         return deployment
     stages = deployment.plan.stages
@@ -136,5 +140,7 @@ def decode_deployment(data: bytes) -> Deployment:
     for index, stage in enumerate(stages):
         if stage.index != index or stage.first_shard != expected or stage.stop_shard <= stage.first_shard:
             raise FormatError(f"deployment {deployment.name!r}: stage {index} does not continue shard {expected}")
+        for device in (stage.device, *stage.standbys):
+            check_name(device, what="device")
         expected = stage.stop_shard
     return deployment

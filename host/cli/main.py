@@ -30,8 +30,15 @@ _COMMANDS = {
 }
 """Name to one line of help; the command is `command` in `host.cli.<name>`."""
 
+_EXTRAS = {"onnx": "host", "onnx_ir": "host", "onnxscript": "host", "onnxruntime": "onnxruntime", "torch": "torch"}
+"""Package that a gateway may lack to the extra that brings it."""
+
 INTERRUPTED = 130
 FAILED = 1
+MISUSED = 2
+
+# Click's UsageError, wherever this release of typer keeps its click.
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
     name="shardwire",
@@ -67,9 +74,24 @@ def main() -> None:
             _register([wanted])
         else:
             _listed()
-        app()
+        # Otherwise typer answers a wrong option with a box of five lines, and Ctrl-C with none.
+        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+        if code == INTERRUPTED:
+            raise KeyboardInterrupt
+        sys.exit(code if isinstance(code, int) else 0)
+    except _UsageError as error:
+        reason = " ".join(getattr(error, "format_message", error.__str__)().split()).rstrip(".")
+        command = f"shardwire {wanted}" if wanted in _COMMANDS else "shardwire"
+        print(f"shardwire: {reason}; see {command} --help", file=sys.stderr)
+        sys.exit(MISUSED)
     except ShardwireError as error:
         print(f"shardwire: {error}", file=sys.stderr)
+        sys.exit(FAILED)
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        print(f"shardwire: {wanted} needs {error.name}: pip install 'shardwire[{extra}]'", file=sys.stderr)
         sys.exit(FAILED)
     except KeyboardInterrupt:
         print("shardwire: interrupted", file=sys.stderr)

@@ -28,7 +28,9 @@ def command(
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the model in the bundle.")] = None,
     version: Annotated[str, typer.Option(help="Version of the bundle; also its OCI tag.")] = "1.0.0",
-    expires: Annotated[str | None, typer.Option(help="Date after which devices refuse it, YYYY-MM-DD.")] = None,
+    expires: Annotated[
+        str | None, typer.Option(help="Date to write into the bundle as its expiry, YYYY-MM-DD.")
+    ] = None,
     max_shards: Annotated[int, typer.Option(min=1, help="Join small layers to at most so many shards.")] = MAX_SHARDS,
     key: Annotated[Path | None, typer.Option(help="Ed25519 private key (PEM) to sign the bundle with.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is there.")] = False,

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from edge.formats.tensor import Array
+from host.compare import cosine, relative_error
 from host.errors import QuantizeError
 from host.model import Model, Tensors
-from host.passes.compare import cosine, relative_error
 from host.reference import Mode, Reference
 
 

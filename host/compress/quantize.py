@@ -15,11 +15,11 @@ from onnxruntime.quantization import QuantType
 from onnxruntime.quantization.calibrate import TensorData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
+from host.compare import compare
 from host.compress.calibrate import calibrate
 from host.compress.recipe import Range, Recipe, Variant
 from host.errors import QuantizeError, RecipeError, RuntimeRefusedError
 from host.model import Model, Tensors, distinct_sizes, from_proto, to_bytes, to_proto
-from host.passes.compare import compare
 from host.passes.normalise import normalise
 from host.passes.transaction import TOLERANCE_FP32
 from host.reference import Reference, first_line

@@ -179,7 +179,7 @@ def _from_npz(path: Path, specs: tuple[InputSpec, ...]) -> list[Tensors]:
             arrays = {name: stored[name] for name in stored.files}
     except FileNotFoundError as error:
         raise IngestError(f"--inputs {path}: no such file") from error
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError, MemoryError) as error:
         raise IngestError(f"--inputs {path}: not a readable .npz file: {error}") from error
     ranks = {spec.name: len(spec.shape) for spec in specs if spec.shape is not None}
     stacked = {name for name, array in arrays.items() if name in ranks and array.ndim == ranks[name] + 1}

@@ -24,6 +24,7 @@ from host.model import (
     distinct_sizes,
     from_proto,
     model_name,
+    to_bytes,
 )
 from host.passes.bind_shapes import Binding, bind_shapes, open_dimensions
 from host.passes.densify import densify
@@ -52,11 +53,18 @@ def ingest_onnx(path: Path, *, shapes: Mapping[str, Binding], inputs: str | None
     densify(proto)
     origin = Origin(format="onnx", digest=digest, licence=_licence(proto), description=path.name)
     _refuse_no_tensors(proto, path)
+    name = model_name(path.stem)
+    try:
+        # Before anything reads the graph in detail: the runtime is the strictest judge of a damaged one.
+        Reference(proto.SerializeToString())
+    except RuntimeRefusedError as error:
+        raise IngestError(f"model {name!r}: {error}") from error
     try:
         graph = from_proto(proto)
+        to_bytes(graph)
     except Exception as error:
         raise IngestError(f"{path}: the graph cannot be read: {first_line(error)}") from error
-    model = Model(name=model_name(path.stem), ir=graph, origin=origin)
+    model = Model(name=name, ir=graph, origin=origin)
     return from_model(model, shapes=shapes, inputs=inputs)
 
 

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edge.formats.tensor import Array
+from host.compare import compare
 from host.errors import IngestError
 from host.ingest.inputs import load_inputs, resolve_dotted
 from host.ingest.onnx import from_model
 from host.model import Golden, Ingested, Model, Origin, Tensors, from_bytes, model_name
 from host.passes.bind_shapes import Binding
-from host.passes.compare import compare
 
 if TYPE_CHECKING:
     import torch

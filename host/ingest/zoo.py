@@ -197,7 +197,10 @@ def _cached(key: str, make: Callable[[], bytes]) -> bytes:
     A file holds the SHA-256 of its content and the content, so that a damaged one is made again.
     """
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "shardwire" / "zoo"
-    path = folder / hashlib.sha256(key.encode()).hexdigest()
+    return _cached_at(folder / hashlib.sha256(key.encode()).hexdigest(), make)
+
+
+def _cached_at(path: Path, make: Callable[[], bytes]) -> bytes:
     try:
         stored = path.read_bytes()
     except OSError:
@@ -207,8 +210,8 @@ def _cached(key: str, make: Callable[[], bytes]) -> bytes:
         return content
     content = make()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
             file.write(hashlib.sha256(content).digest() + content)
         Path(file.name).replace(path)
     except OSError:

@@ -58,17 +58,40 @@ def observe(model: Model, samples: Sequence[Tensors]) -> dict[str, Observed]:
     names = [value.name for node in graph for value in node.outputs if value.name]
     reference = Reference(model, extra_outputs=[name for name in names if name not in _declared(graph)])
     runs = [{**sample, **reference.run(sample)} for sample in samples]
-    static = _is_static(graph) or len({_sizes(sample) for sample in samples}) > 1
-    wanted = [*(str(value.name) for value in graph.inputs), *names]
-    return {name: _merge([run.get(name) for run in runs], static=static) for name in wanted}
+    static = _is_static(graph) or _vary(graph, samples)
+    found = {name: _merge([run.get(name) for run in runs], static=static) for name in names}
+    return {str(value.name): _as_declared(value, samples) for value in graph.inputs} | found
 
 
 def _declared(graph: ir.Graph) -> set[str | None]:
     return {value.name for value in graph.outputs}
 
 
-def _sizes(sample: Tensors) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    return tuple(sorted((name, array.shape) for name, array in sample.items()))
+def _open_axes(value: ir.Value, rank: int) -> tuple[bool, ...]:
+    if value.shape is None:
+        return (True,) * rank
+    return tuple(not isinstance(dim, int) for dim in value.shape)
+
+
+def _vary(graph: ir.Graph, samples: Sequence[Tensors]) -> bool:
+    """Tell whether every open dimension of the inputs was seen with two sizes.
+
+    Where one was not, a size that never changed says nothing: fixing it would make the runtime infer shapes through
+    branches that this size never takes, and refuse the stage.
+    """
+    varied: list[bool] = []
+    for value in graph.inputs:
+        shapes = [sample[str(value.name)].shape for sample in samples]
+        open_axes = _open_axes(value, len(shapes[0]))
+        varied += [len({shape[axis] for shape in shapes}) > 1 for axis, is_open in enumerate(open_axes) if is_open]
+    return bool(varied) and all(varied)
+
+
+def _as_declared(value: ir.Value, samples: Sequence[Tensors]) -> Observed:
+    first = samples[0][str(value.name)]
+    open_axes = _open_axes(value, first.ndim)
+    dims = tuple(None if is_open else size for is_open, size in zip(open_axes, first.shape, strict=True))
+    return Observed(dtype=first.dtype.name, shape=first.shape, dims=dims, size_bytes=first.nbytes)
 
 
 def _is_static(graph: ir.Graph) -> bool:

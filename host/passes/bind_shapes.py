@@ -50,10 +50,17 @@ def bind_shapes(model: Model, shapes: Mapping[str, Binding]) -> Model:
 
 
 def open_dimensions(model: ir.Model) -> None:
-    """Make dimensions of the inputs that are declared below one dynamic, in place: some converters write -1 or 0."""
+    """Make dimensions of the inputs that are declared below one, or as ``?``, dynamic and nameless, in place.
+
+    Some converters write -1 or 0. Others call every open dimension ``?``, which would make all of them equal.
+    """
     for value in _real_inputs(model):
         if value.shape is not None:
-            value.shape = ir.Shape([None if isinstance(dim, int) and dim < 1 else dim for dim in value.shape])
+            value.shape = ir.Shape([None if _means_any(dim) else dim for dim in value.shape])
+
+
+def _means_any(dim: int | ir.SymbolicDim) -> bool:
+    return dim < 1 if isinstance(dim, int) else dim.value == "?"
 
 
 def _bind_input(value: ir.Value, sizes: tuple[int, ...], named: dict[str, int]) -> None:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from host.errors import UnsupportedModelError
+
 _ONNX = frozenset({"", "ai.onnx"})
 
 
@@ -108,7 +110,9 @@ def _tensor_of(node: ir.Node) -> ir.TensorProtocol:
         case "value_strings":
             return ir.StringTensor(np.asarray([text.encode() for text in attribute.as_strings()], np.object_))
         case _:
-            raise ValueError(f"Constant node {node.name!r} holds its value in {name!r}")
+            raise UnsupportedModelError(
+                f"Constant node {node.name!r} holds its value in {name!r}, which ONNX does not have"
+            )
 
 
 def _taken(model: ir.Model) -> set[str]:

@@ -29,6 +29,8 @@ def normalise(model: Model) -> Model:
         UnsupportedModelError: If a node answers the same input differently from run to run.
     """
     graph = copied(model.ir)
+    # Before 4, the format wants every initializer to be a graph input as well.
+    graph.ir_version = max(graph.ir_version, 4)
     common.RemoveInitializersFromInputsPass()(graph)
     common.InlinePass()(graph)
     refuse_impure(model.with_ir(graph))

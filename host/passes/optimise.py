@@ -31,19 +31,20 @@ class NamedPass:
     apply: GraphPass
 
 
-def _fold_constants(model: ir.Model) -> ir.Model:
-    fold_constants_ir(
+def _fold_constants(model: ir.Model) -> ir.Model | None:
+    result = fold_constants_ir(
         model,
         onnx_shape_inference=True,
         input_size_limit=MAX_FOLD_INPUT_ELEMENTS,
         output_size_limit=MAX_FOLDED_ELEMENTS,
     )
-    return model
+    return result.model if result.modified else None
 
 
 def _in_place(graph_pass: ir.passes.PassBase) -> GraphPass:
-    def apply(model: ir.Model) -> ir.Model:
-        return graph_pass(model).model
+    def apply(model: ir.Model) -> ir.Model | None:
+        result = graph_pass(model)
+        return result.model if result.modified else None
 
     return apply
 

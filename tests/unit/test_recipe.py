@@ -1,0 +1,138 @@
+"""The recipe file: what it says, how it is written, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edge.formats.profile import load_profile
+from host.compress.recipe import Quantize, Range, Recipe, dump_recipe, load_recipe, parse_recipe, recipe_for
+from host.errors import RecipeError
+
+CALIBRATED = Recipe(
+    quantize=Quantize(
+        variant="u8s8",
+        exclude=("head",),
+        calibrated_for="sha256:" + "0" * 64,
+        ranges=(
+            Range(tensor="x", dtype="uint8", low=-1.5, high=2.0),
+            Range(tensor='q"\\', dtype="int8", low=0, high=0),
+        ),
+    )
+)
+
+
+def test_a_recipe_is_written_as_people_would_write_it() -> None:
+    assert dump_recipe(CALIBRATED) == (
+        'format = "1.0"\n'
+        "\n"
+        "[quantize]\n"
+        'mode = "int8"\n'
+        'variant = "u8s8"\n'
+        'calibration = "minmax"\n'
+        "percentile = 99.99\n"
+        'exclude = ["head"]\n'
+        f'calibrated_for = "sha256:{"0" * 64}"\n'
+        "\n"
+        "[[quantize.ranges]]\n"
+        'tensor = "x"\n'
+        'dtype = "uint8"\n'
+        "low = -1.5\n"
+        "high = 2.0\n"
+        "\n"
+        "[[quantize.ranges]]\n"
+        'tensor = "q\\"\\\\"\n'
+        'dtype = "int8"\n'
+        "low = 0.0\n"
+        "high = 0.0\n"
+    )
+
+
+def test_a_recipe_may_say_as_little_as_it_wants() -> None:
+    assert parse_recipe('format = "1.0"', file="r.toml") == Recipe()
+    assert parse_recipe('format = "1.0"\n[quantize]\nmode = "none"', file="r.toml").quantize.mode == "none"
+
+
+@pytest.mark.parametrize(
+    ("profile", "variant"),
+    [
+        ("x86-gateway", "u8s8-reduce-range"),
+        ("rpi4", "u8s8-reduce-range"),
+        ("rpi-zero2w", "u8s8-reduce-range"),
+        ("rpi5", "u8s8"),
+        ("jetson-orin-nano", "u8s8"),
+        ("phone-high", "u8s8"),
+    ],
+)
+def test_full_range_weights_need_dot_products(profile: str, variant: str) -> None:
+    assert recipe_for(load_profile(profile), "int8").quantize.variant == variant
+
+
+def test_quantization_can_be_turned_off() -> None:
+    assert recipe_for(load_profile("rpi4"), "none").quantize.mode == "none"
+
+
+def test_an_unknown_way_to_quantize_is_refused() -> None:
+    with pytest.raises(RecipeError) as caught:
+        recipe_for(load_profile("rpi4"), "int3")
+    assert str(caught.value) == "--quantize int3: choose int8 or none"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "r.toml: format: expected a version such as '1.0', got None"),
+        ("format = 1", "r.toml: format: expected a version such as '1.0', got 1"),
+        ("format = ", "r.toml: not TOML: Invalid value (at end of document)"),
+        (
+            'format = "2.0"',
+            (
+                "r.toml: format version 2.0 cannot be read; this release reads 1.x: "
+                "use the release of Shardwire that wrote it"
+            ),
+        ),
+        (
+            'format = "1.0"\n[quantize]\nmode = "int4"\npercentile = 101\nspeed = 1',
+            (
+                "r.toml: quantize.mode: expected one of int8, none, got 'int4'; "
+                "quantize.percentile: expected float from 50 to 100, got 101; "
+                "quantize.speed: unknown key; allowed: mode, variant, calibration, percentile, exclude, "
+                "calibrated_for, ranges"
+            ),
+        ),
+        (
+            'format = "1.0"\n[[quantize.ranges]]\ntensor = "x"\ndtype = "uint8"\nlow = 2.0\nhigh = 1.0',
+            (
+                "r.toml: quantize: ranges and calibrated_for belong together; give both or none; "
+                "quantize.ranges[0]: low 2.0 is above high 1.0"
+            ),
+        ),
+        (
+            'format = "1.0"\n[[quantize.ranges]]\ntensor = "x"\ndtype = "uint8"\nlow = nan\nhigh = 1.0',
+            "r.toml: quantize.ranges[0].low: expected float from -inf to inf, got nan",
+        ),
+    ],
+)
+def test_a_wrong_recipe_is_refused_with_all_its_faults(text: str, message: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(text, file="r.toml")
+    assert str(caught.value) == message
+
+
+def test_unknown_keys_of_a_newer_minor_version_are_ignored() -> None:
+    assert parse_recipe('format = "1.7"\ncolour = "red"', file="r.toml").quantize == Quantize()
+
+
+def test_a_recipe_file_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text(dump_recipe(CALIBRATED))
+    assert load_recipe(path) == CALIBRATED
+
+
+def test_a_recipe_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"none\.toml: cannot read the recipe: No such file or directory"):
+        load_recipe(tmp_path / "none.toml")
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(RecipeError, match=r"binary\.toml: not UTF-8 text; this is no recipe"):
+        load_recipe(tmp_path / "binary.toml")
