@@ -26,6 +26,10 @@ MAX_PACKET_BYTES = 128 * 1024
 MAX_PARTIAL_FRAMES = 4
 REASSEMBLY_SECONDS = 10.0
 
+# A frame of tiny pieces would take far more memory than its bytes.
+_MAX_SMALL_PIECES = 16
+_LEAST_PIECE_BYTES = 4096
+
 _MAGIC = b"SP"
 _VERSION = 1
 _HEADER = struct.Struct("<2sBBIIIII")
@@ -46,9 +50,9 @@ def split(frame: bytes, *, sender: str, session: Session, sequence: int) -> Iter
 
 @dataclass(slots=True)
 class _Partial:
-    buffer: bytearray
+    total: int
     started: float
-    pieces: dict[int, int] = field(default_factory=dict)
+    pieces: dict[int, memoryview] = field(default_factory=dict)
     received: int = 0
 
 
@@ -82,20 +86,23 @@ class Reassembler:
         partial = self._partial.get(key)
         if partial is None:
             self._make_room(key[0], total)
-            partial = self._partial[key] = _Partial(buffer=bytearray(total), started=now)
-        if len(partial.buffer) != total:
-            raise FormatError(f"packet from {key[0]!r}: total length changed from {len(partial.buffer)} to {total}")
+            partial = self._partial[key] = _Partial(total=total, started=now)
+        if partial.total != total:
+            raise FormatError(f"packet from {key[0]!r}: total length changed from {partial.total} to {total}")
         if offset in partial.pieces:
             return None
-        partial.pieces[offset] = len(piece)
-        partial.buffer[offset : offset + len(piece)] = piece
+        # Pieces are kept, not copied into a buffer of the length that a packet claims: a claim takes no memory.
+        partial.pieces[offset] = piece
         partial.received += len(piece)
         if partial.received < total:
+            if len(partial.pieces) > _MAX_SMALL_PIECES + total // _LEAST_PIECE_BYTES:
+                del self._partial[key]
+                raise FormatError(f"packet from {key[0]!r}: a frame of {total} bytes comes in too many pieces")
             return None
         del self._partial[key]
         if not _covered(partial.pieces, total):
             raise FormatError(f"packet from {key[0]!r}: pieces overlap")
-        return memoryview(partial.buffer)
+        return memoryview(b"".join(partial.pieces[offset] for offset in sorted(partial.pieces)))
 
     def _parse(self, packet: bytes) -> tuple[_Key, int, int, memoryview]:
         if len(packet) < _HEADER.size:
@@ -121,21 +128,21 @@ class Reassembler:
         own = [key for key in self._partial if key[0] == sender]
         if len(own) >= MAX_PARTIAL_FRAMES:
             del self._partial[min(own, key=lambda key: self._partial[key].started)]
-        open_bytes = sum(len(partial.buffer) for partial in self._partial.values())
+        open_bytes = sum(partial.total for partial in self._partial.values())
         while self._partial and open_bytes + total > self.total_limit_bytes:
             # Partial frames are kept in the order in which they began.
             oldest = self._partial.pop(next(iter(self._partial)))
-            open_bytes -= len(oldest.buffer)
+            open_bytes -= oldest.total
 
     def _expire(self, now: float) -> None:
         for key in [key for key, part in self._partial.items() if now - part.started > REASSEMBLY_SECONDS]:
             del self._partial[key]
 
 
-def _covered(pieces: dict[int, int], total: int) -> bool:
+def _covered(pieces: dict[int, memoryview], total: int) -> bool:
     end = 0
     for offset in sorted(pieces):
         if offset != end:
             return False
-        end = offset + pieces[offset]
+        end = offset + len(pieces[offset])
     return end == total

@@ -1,0 +1,223 @@
+"""The agent's loop: network threads → bounded queue → session → compute, disk and load threads → publish.
+
+The session decides everything (`edge.session`); the threads here only carry its effects out. Threads:
+`mqtt-control`, `mqtt-data` (paho), the main thread (session), `compute` (runs frames, beats the heart),
+`disk` (blobs) and `load` (stages, beside those that run).
+"""
+
+import logging
+import signal
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, Literal
+
+from edge.compute import Compute, StageTable
+from edge.disk import Disk
+from edge.effects import (
+    AgentEvent,
+    AnswerFetch,
+    BeginBlob,
+    CloseStage,
+    CollectBlobs,
+    Effect,
+    LoadStage,
+    Log,
+    ReadManifest,
+    RunFrame,
+    SaveServing,
+    Stop,
+    Subscribe,
+    Tick,
+)
+from edge.fetch import KeepBlock
+from edge.formats.message import Session
+from edge.formats.topics import Topics
+from edge.inbox import Inbox
+from edge.loader import Loader
+from edge.mqtt import MqttTransport
+from edge.mqtt_url import parse_broker_url
+from edge.presence import AgentIdentity, state_publication
+from edge.session import AgentSession, OnDisk
+from edge.state import StateFolder
+from edge.store import BlobStore
+from edge.transport import Channel, Publication, Received
+
+_log = logging.getLogger(__name__)
+
+TICK_SECONDS = 0.25
+_LOG_LINES_A_SECOND = 5
+_STOP_SECONDS = 0.5
+_LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+EXIT_OK = 0
+EXIT_ERROR = 2
+EXIT_STOPPED = 3
+EXIT_INTERRUPTED = 130
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Quit:
+    exit_code: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AgentSettings:
+    """How an agent runs on this device.
+
+    Attributes:
+        threads: of one operator.
+        providers: execution providers in order of preference, by runtime.
+        mode: how stages are run here whatever the deployment says; None leaves it to the deployment.
+        connect_timeout_seconds: how long the first connection may take.
+    """
+
+    identity: AgentIdentity
+    broker_url: str
+    threads: int
+    providers: Mapping[str, tuple[str, ...]]
+    mode: Literal["default", "exact"] | None
+    connect_timeout_seconds: float
+
+
+class Agent:
+    """One agent process: owns the connections and the threads."""
+
+    def __init__(self, settings: AgentSettings, *, store: BlobStore, state: StateFolder) -> None:
+        """Prepare; nothing runs before `run`.
+
+        Raises:
+            TransportError: the broker URL is none.
+            FormatError: fleet or node is no name.
+            StoreError: the disk fails.
+        """
+        self._settings = settings
+        self._state = state
+        self._inbox: Inbox[AgentEvent | _Quit] = Inbox()
+        me = settings.identity
+        disk = OnDisk(
+            serving=state.serving(),
+            held=store.held(),
+            held_bytes=store.hold_bytes,
+            free_disk_bytes=store.free_bytes,
+            poisoned=state.poisoned(),
+        )
+        self._session = AgentSession(me, disk)
+        topics = Topics(fleet=me.fleet)
+        self._transport = MqttTransport(
+            settings.broker_url,
+            fleet=me.fleet,
+            node=me.name,
+            on_event=self._inbox.put_from_network,
+            will=lambda connect: state_publication(
+                topics, me.name, Session(boot=me.boot, connect=connect), online=False
+            ),
+        )
+        stages = StageTable()
+        put = self._inbox.put
+        self._compute = Compute(
+            relay=self._session.relay, stages=stages, state=state, transport=self._transport, put=put
+        )
+        self._disk = Disk(store=store, state=state, transport=self._transport, put=put)
+        self._loader = Loader(
+            store=store,
+            stages=stages,
+            threads=settings.threads,
+            providers=settings.providers,
+            mode=settings.mode,
+            put=put,
+        )
+        self._effects: dict[type[Any], Callable[[Any], object]] = {
+            Publication: self._transport.publish,
+            Subscribe: lambda effect: self._transport.subscribe(effect.channel, effect.filter),
+            RunFrame: self._compute.do,
+            CloseStage: self._compute.do,
+            LoadStage: self._loader.do,
+            Log: lambda effect: self._log_line(_LEVELS[effect.level], effect.text),
+            Stop: lambda effect: self._inbox.put(_Quit(exit_code=EXIT_STOPPED, reason=effect.reason)),
+        }
+        self._effects |= dict.fromkeys(
+            (BeginBlob, KeepBlock, ReadManifest, CollectBlobs, AnswerFetch, SaveServing), self._disk.do
+        )
+        self._log_second = 0
+        self._log_lines = 0
+
+    def run(self) -> int:
+        """Run until a signal, or until the agent must stop; call it from the main thread.
+
+        Returns:
+            The exit code.
+
+        Raises:
+            TransportError: the first connection was not made in time.
+        """
+        for number, code in ((signal.SIGTERM, EXIT_OK), (signal.SIGINT, EXIT_INTERRUPTED)):
+            signal.signal(number, self._quit_on_signal(code))
+        try:
+            for worker in (self._compute, self._disk, self._loader):
+                worker.start()
+            self._carry_out(self._session.start(time.monotonic()))
+            self._transport.start()
+            return self._loop()
+        finally:
+            self._shut_down()
+
+    def _quit_on_signal(self, code: int) -> Callable[[int, FrameType | None], None]:
+        return lambda number, _frame: self._inbox.put(_Quit(exit_code=code, reason=signal.Signals(number).name))
+
+    def _loop(self) -> int:
+        started = tick_at = time.monotonic()
+        ready = False
+        while True:
+            event = self._inbox.get(TICK_SECONDS)
+            now = time.monotonic()
+            if isinstance(event, _Quit):
+                _log.log(logging.ERROR if event.exit_code == EXIT_STOPPED else logging.INFO, "ends: %s", event.reason)
+                return event.exit_code
+            if event is not None:
+                self._handle(event, now)
+            if now >= tick_at:
+                tick_at = now + TICK_SECONDS
+                self._handle(Tick(), now)
+            if not ready:
+                # Nothing is waited for here, so that a signal ends the agent while it connects, too.
+                if self._transport.connected(Channel.CONTROL) and self._transport.connected(Channel.DATA):
+                    ready = True
+                    me = self._settings.identity
+                    _log.info("ready: %s (%s) in fleet %s on %s", me.name, me.profile, me.fleet, self._broker_shown())
+                elif now - started > self._settings.connect_timeout_seconds:
+                    self._transport.wait_connected(0.0)
+
+    def _broker_shown(self) -> str:
+        return parse_broker_url(self._settings.broker_url).shown
+
+    def _handle(self, event: AgentEvent, now: float) -> None:
+        try:
+            self._carry_out(self._session.handle(event, now))
+        except Exception:  # noqa: BLE001 - one message must never end the agent
+            what = event.topic[:200] if isinstance(event, Received) else type(event).__name__
+            _log.exception("dropped: %s", what)
+
+    def _carry_out(self, effects: Iterable[Effect]) -> None:
+        for effect in effects:
+            self._effects[type(effect)](effect)
+
+    def _log_line(self, level: int, text: str) -> None:
+        """Write a line, at most a few a second: whoever floods us with nonsense must not fill the disk."""
+        second = int(time.monotonic())
+        if second != self._log_second:
+            if self._log_lines > _LOG_LINES_A_SECOND:
+                _log.warning("%d more lines like these left out", self._log_lines - _LOG_LINES_A_SECOND)
+            self._log_second, self._log_lines = second, 0
+        self._log_lines += 1
+        if self._log_lines <= _LOG_LINES_A_SECOND:
+            _log.log(level, "%s", text)
+
+    def _shut_down(self) -> None:
+        self._compute.stop(_STOP_SECONDS)
+        self._transport.close()
+        self._disk.stop(_STOP_SECONDS)
+        self._loader.stop(0.0)
+        # Whatever still runs was not what killed us.
+        self._state.leave()

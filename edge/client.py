@@ -1,0 +1,231 @@
+"""Submit requests to a deployment and await their results, from any Python program; see `Client`."""
+
+import secrets
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Generator, Iterable, Mapping
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from edge.client_loop import Cancel, ClientLoop, Submit, Want
+from edge.errors import InvalidInput, TransportError, UnknownDeployment
+from edge.formats.bundle import Manifest
+from edge.formats.plan import Deployment
+from edge.formats.tensor import Array, check_inputs
+from edge.formats.topics import Topics, check_name
+from edge.mqtt import MqttTransport
+from edge.requests import InferenceResult, Route
+from edge.transport import Channel
+
+__all__ = ["Client", "InferenceResult"]
+
+CONNECT_SECONDS = 5.0
+MAX_DEADLINE_SECONDS = 86_400.0
+_HELLO_SECONDS = 0.3
+_LISTEN_SECONDS = 0.3
+_ROUTE_SECONDS = 10.0
+_CLOSE_SECONDS = 2.0
+
+
+class Client:
+    """A node that submits requests. Thread-safe; close it, or use it in a `with` block.
+
+    ::
+
+        with Client.connect("mqtt://broker") as client:
+            print(client.infer("effnet", {"input": image}).outputs)
+    """
+
+    def __init__(self, url: str, *, fleet: str, name: str) -> None:
+        """Prepare; `connect` is the way to make a client.
+
+        Raises:
+            TransportError: the URL is none.
+            FormatError: fleet or name is not allowed.
+        """
+        self.name = check_name(name, what="client name")
+        self._topics = Topics(fleet=fleet)
+        self._loop = ClientLoop(fleet=fleet, name=name)
+        self._transport = MqttTransport(url, fleet=fleet, node=name, on_event=self._loop.events.put_from_network)
+        self._closing = threading.Lock()
+        self._closed = False
+
+    @classmethod
+    def connect(
+        cls, url: str, *, fleet: str = "default", name: str | None = None, timeout_seconds: float = CONNECT_SECONDS
+    ) -> Self:
+        """Connect to a broker.
+
+        Args:
+            url: `mqtt://[user:password@]host[:port]`, or `mqtts://`.
+            fleet: name of the fleet.
+            name: of this client in the fleet, unique; a random one by default.
+            timeout_seconds: how long the first connection may take.
+
+        Raises:
+            TransportError: no broker there, or it refuses.
+            FormatError: fleet or name is not allowed.
+        """
+        client = cls(url, fleet=fleet, name=name or f"client-{secrets.token_hex(4)}")
+        client._loop.start(client._transport)
+        client._transport.start()
+        try:
+            client._transport.wait_connected(timeout_seconds)
+        except BaseException:
+            client.close()
+            raise
+        return client
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Disconnect; requests without an outcome end with `Cancelled`. Idempotent."""
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
+        self._loop.stop(_CLOSE_SECONDS)
+        self._transport.close()
+
+    # ------------------------------------------------------------------------------------------------- deployments
+    def deployment(self, name: str, timeout_seconds: float = _ROUTE_SECONDS) -> tuple[Deployment, Manifest]:
+        """Return the plan that serves a deployment now, and the manifest of its bundle.
+
+        Raises:
+            UnknownDeployment: nothing serves under this name; the text says what there is.
+            BundleError: its manifest cannot be had, or is malformed.
+            TransportError: its manifest did not come in time.
+        """
+        check_name(name, what="deployment name")
+        route = self._await_route(name, timeout_seconds)
+        return route.deployment, route.manifest
+
+    def deployments(self, wait_seconds: float = 1.0) -> tuple[Deployment, ...]:
+        """Return what serves in this fleet, after listening for `wait_seconds`."""
+        self._transport.subscribe(Channel.CONTROL, self._topics.any_deployment("serving"))
+        self._loop.say_hello()
+        with self._loop.changed:
+            self._loop.changed.wait_for(lambda: self._closed, wait_seconds)
+            return self._loop.catalogue.deployments()
+
+    def _await_route(self, name: str, timeout_seconds: float) -> Route:
+        loop = self._loop
+        deadline = time.monotonic() + timeout_seconds
+        with loop.changed:
+            loop.faults.pop(name, None)
+        loop.events.put(Want(name=name))
+
+        def settled() -> bool:
+            seen = loop.catalogue.serving(name)
+            return name in loop.routes or name in loop.faults or (seen is not None and seen.removed)
+
+        with loop.changed:
+            # The retained value usually answers at once; a broker may have lost it, then a node says it again.
+            if not loop.changed.wait_for(settled, min(_HELLO_SECONDS, timeout_seconds)):
+                loop.say_hello()
+                loop.changed.wait_for(settled, max(0.0, deadline - time.monotonic()))
+            if name in loop.routes:
+                return loop.routes[name]
+            if name in loop.faults:
+                raise loop.faults[name]
+            seen = loop.catalogue.serving(name)
+        if seen is not None and not seen.removed:
+            raise TransportError(f"the manifest of {name} did not come within {timeout_seconds:g} s: is its fleet up?")
+        others = ", ".join(deployment.name for deployment in self.deployments(_LISTEN_SECONDS)) or "none"
+        raise UnknownDeployment(f"no deployment called {name!r}; there are: {others}")
+
+    # ---------------------------------------------------------------------------------------------------- requests
+    def submit(
+        self, name: str, inputs: Mapping[str, Array], *, deadline_seconds: float = 30.0, observe: bool = False
+    ) -> "Future[InferenceResult]":
+        """Accept a request; it has exactly one outcome.
+
+        Args:
+            name: of the deployment.
+            inputs: every input of the model by name; copied.
+            deadline_seconds: after which the outcome is `DeadlineExceeded`.
+            observe: let every stage tell this client when a frame arrives, for times of each hop by one clock.
+
+        Returns:
+            The outcome: a result, or a `RequestError`. `cancel()` on it forgets the request.
+
+        Raises:
+            InvalidInput: the inputs do not fit the model; nothing was sent.
+            UnknownDeployment: nothing serves under this name.
+            TransportError: the client is closed.
+        """
+        if self._closed:
+            raise TransportError("the client is closed")
+        if not 0 < deadline_seconds <= MAX_DEADLINE_SECONDS:
+            raise InvalidInput(f"deadline of {deadline_seconds:g} s is not within 0 and {MAX_DEADLINE_SECONDS:g} s")
+        route = self._loop.routes.get(name)
+        if route is None:
+            check_name(name, what="deployment name")
+            route = self._await_route(name, min(_ROUTE_SECONDS, deadline_seconds))
+        arrays = {key: np.array(value, order="C") for key, value in inputs.items()}
+        if problem := check_inputs(arrays, route.manifest.inputs):
+            raise InvalidInput(problem)
+        request_id = uuid.uuid4().hex
+        future: Future[InferenceResult] = Future()
+        self._loop.events.put(
+            Submit(
+                request_id=request_id,
+                name=name,
+                inputs=arrays,
+                deadline_seconds=deadline_seconds,
+                observe=observe,
+                future=future,
+            )
+        )
+        future.add_done_callback(lambda done: self._forget(request_id) if done.cancelled() else None)
+        return future
+
+    def _forget(self, request_id: str) -> None:
+        self._loop.events.put(Cancel(request_id=request_id))
+
+    def infer(
+        self, name: str, inputs: Mapping[str, Array], *, deadline_seconds: float = 30.0, observe: bool = False
+    ) -> InferenceResult:
+        """Submit a request and wait for its outcome; see `submit`.
+
+        Raises:
+            RequestError: the outcome is no result.
+        """
+        return self.submit(name, inputs, deadline_seconds=deadline_seconds, observe=observe).result()
+
+    def stream(
+        self,
+        name: str,
+        requests: Iterable[Mapping[str, Array]],
+        *,
+        window: int = 4,
+        deadline_seconds: float = 30.0,
+        observe: bool = False,
+    ) -> Generator[InferenceResult]:
+        """Keep `window` requests in flight and yield their results in order.
+
+        Raises:
+            RequestError: a request has no result; those after it are cancelled.
+        """
+        waiting: deque[Future[InferenceResult]] = deque()
+        try:
+            for inputs in requests:
+                waiting.append(self.submit(name, inputs, deadline_seconds=deadline_seconds, observe=observe))
+                if len(waiting) >= window:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

@@ -1,0 +1,268 @@
+"""What the agent's protocol is told, and what it asks for in return; see `edge.session`."""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from edge.fetch import KeepBlock
+from edge.formats.bundle import Blob, Manifest
+from edge.formats.frame import Frame
+from edge.formats.message import FetchRequest
+from edge.formats.plan import Deployment
+from edge.transport import Channel, Publication, TransportEvent
+
+
+class StageKey(NamedTuple):
+    """Names one loaded stage."""
+
+    deployment: str
+    epoch: str
+    stage: int
+
+
+# ---------------------------------------------------------------------------------------------------------- events
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tick:
+    """Time went by; at least every quarter of a second while something is under way."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Beat:
+    """The compute loop is alive; once a second.
+
+    Attributes:
+        frames_done: since the process started.
+        free_memory_bytes: what the system would still give.
+    """
+
+    frames_done: int
+    free_memory_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BlobBegun:
+    """Room is made for a blob; these blocks of it are missing."""
+
+    digest: str
+    missing: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BlocksKept:
+    """Blocks are durable."""
+
+    digest: str
+    indices: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BlobStored:
+    """A blob is whole and verified."""
+
+    digest: str
+    held_bytes: int
+    free_disk_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BlobSpoiled:
+    """All blocks came, and they are not the blob; what was there of it is dropped."""
+
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BlobFailed:
+    """The store or the manifest parser refuses a blob.
+
+    Attributes:
+        code: class name of the error.
+        reason: its one line.
+    """
+
+    digest: str
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BlobsDropped:
+    """The store was collected."""
+
+    digests: tuple[str, ...]
+    held_bytes: int
+    free_disk_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ManifestRead:
+    """A manifest is parsed."""
+
+    digest: str
+    manifest: Manifest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageLoaded:
+    """A stage can run."""
+
+    key: StageKey
+    load_seconds: float
+    rss_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageRefused:
+    """A stage cannot be loaded."""
+
+    key: StageKey
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FrameDone:
+    """A frame was run, or given up; what follows from it is published.
+
+    Attributes:
+        ended: the request left the pipeline here: by its result, an error, or because its time is up.
+    """
+
+    key: StageKey
+    request_id: str
+    run_seconds: float
+    ended: bool
+
+
+AgentEvent = (
+    TransportEvent
+    | Tick
+    | Beat
+    | BlobBegun
+    | BlocksKept
+    | BlobStored
+    | BlobSpoiled
+    | BlobFailed
+    | BlobsDropped
+    | ManifestRead
+    | StageLoaded
+    | StageRefused
+    | FrameDone
+)
+
+
+# --------------------------------------------------------------------------------------------------------- effects
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Subscribe:
+    """Ask the broker for a topic filter."""
+
+    channel: Channel
+    filter: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SaveServing:
+    """Remember a serving plan on disk."""
+
+    deployment: Deployment
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BeginBlob:
+    """Make room for a blob; `BlobBegun` or `BlobFailed` follows."""
+
+    blob: Blob
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReadManifest:
+    """Read and parse a manifest from the store; `ManifestRead` or `BlobFailed` follows."""
+
+    blob: Blob
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CollectBlobs:
+    """Drop every blob but these; `BlobsDropped` follows."""
+
+    keep: frozenset[str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AnswerFetch:
+    """Publish a block to one who asked for it."""
+
+    request: FetchRequest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadStage:
+    """Verify the blobs of a stage and load it beside what runs; `StageLoaded` or `StageRefused` follows.
+
+    Attributes:
+        runtime: name of the runtime to load it with.
+    """
+
+    key: StageKey
+    manifest: Manifest
+    first_shard: int
+    stop_shard: int
+    mode: Literal["default", "exact"]
+    runtime: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CloseStage:
+    """Free a stage once the frames before this effect are run."""
+
+    key: StageKey
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunFrame:
+    """Run a frame and publish what follows, see `edge.relay`; `FrameDone` follows.
+
+    Attributes:
+        arrived: monotonic seconds when its last packet came.
+        received_bytes: size of the frame.
+        next_device: who runs the next stage; empty when this is the last.
+        admitting_device: who let the request into the pipeline, and wants to know when it leaves.
+    """
+
+    key: StageKey
+    frame: Frame
+    arrived: float
+    received_bytes: int
+    next_device: str
+    admitting_device: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Log:
+    """Write a log line."""
+
+    level: Literal["info", "warning", "error"]
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stop:
+    """End the agent: it must not go on, and a person must act."""
+
+    reason: str
+
+
+Effect = (
+    Publication
+    | Subscribe
+    | SaveServing
+    | BeginBlob
+    | KeepBlock
+    | ReadManifest
+    | CollectBlobs
+    | AnswerFetch
+    | LoadStage
+    | CloseStage
+    | RunFrame
+    | Log
+    | Stop
+)

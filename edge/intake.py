@@ -1,0 +1,227 @@
+"""Frames that arrive at an agent: joined, checked, admitted, queued, or answered. Part of `edge.session`."""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from edge.effects import Effect, FrameDone, Log, RunFrame, StageKey
+from edge.epochs import Epochs
+from edge.errors import CorruptFrame, FormatError
+from edge.formats.frame import Frame, FrameHeader, decode_frame, decode_header
+from edge.formats.message import Done, Taken, encode_message
+from edge.formats.packet import Reassembler
+from edge.formats.plan import Deployment
+from edge.formats.topics import Topics, check_name
+from edge.local_epoch import LocalEpoch, Phase
+from edge.relay import Relay
+from edge.transport import Channel, Publication
+
+LEAST_FRAME_LIMIT_BYTES = 4 * 1024 * 1024
+LEAST_PARTIAL_BYTES = 16 * 1024 * 1024
+LEAST_QUEUE_BYTES = 16 * 1024 * 1024
+LOADING_RETRY_MS = 500
+_MAX_RETRY_MS = 2000
+_TELL_SECONDS = 10.0
+_MAX_TTL_MS = 24 * 3600 * 1000
+_MAX_REQUEST_ID = 64
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Queued:
+    arrived: float
+    size_bytes: int
+
+
+@dataclass(slots=True)
+class Intake:
+    """Decides about every frame; holds what is queued and who is in the pipeline.
+
+    At stage 0 at most `window` requests of a deployment are in the whole pipeline. As many more wait at the door:
+    a client learns of a free place before this device does, and must not be turned away for that.
+
+    Attributes:
+        poisoned: requests that were being run when an agent died here.
+        queue_limit_bytes: most bytes that the frames of all deployments may take while they wait.
+        too_late: frames dropped without an answer because their time was up.
+    """
+
+    topics: Topics
+    node: str
+    relay: Relay
+    epochs: Epochs
+    poisoned: frozenset[str]
+    queue_limit_bytes: int
+    too_late: int = 0
+    _reassembler: Reassembler = field(default_factory=lambda: Reassembler(limit_bytes=LEAST_FRAME_LIMIT_BYTES))
+    _queue: dict[tuple[StageKey, str], _Queued] = field(default_factory=dict)
+    _slots: dict[str, dict[str, float]] = field(default_factory=dict)
+    _door: dict[str, deque[RunFrame]] = field(default_factory=dict)
+    _run_seconds: float = 0.0
+    _told_late: float = float("-inf")
+
+    def oldest_seconds(self, now: float) -> float:
+        """Return the age of the oldest frame that waits or runs; 0 when there is none."""
+        return max((now - queued.arrived for queued in self._queue.values()), default=0.0)
+
+    def fit_limits(self) -> None:
+        """Take the sizes of frames from the stages that are here now."""
+        limit = max(LEAST_FRAME_LIMIT_BYTES, self.epochs.frame_limit_bytes())
+        self._reassembler.limit_bytes = limit
+        self._reassembler.total_limit_bytes = max(LEAST_PARTIAL_BYTES, 4 * limit)
+
+    def packet(self, levels: tuple[str, ...], payload: bytes, now: float) -> list[Effect]:
+        """Take one packet from `run/<node>/<deployment>/<epoch>/<stage>`.
+
+        Raises:
+            FormatError: it is no packet, or its frame is none or is not for this topic.
+        """
+        data = self._reassembler.add(payload, now)
+        if data is None:
+            return []
+        header, _ = decode_header(data)
+        key = self._check_header(levels, header)
+        try:
+            frame = decode_frame(data)
+        except CorruptFrame as error:
+            return list(self.relay.error(header, error.code, str(error)))
+        return self._admit(key, frame, len(data), now)
+
+    def done(self, done: Done) -> list[Effect]:
+        """A request that was admitted here left the pipeline."""
+        for slots in self._slots.values():
+            slots.pop(done.request_id, None)
+        return self._open_door()
+
+    def frame_done(self, event: FrameDone) -> list[Effect]:
+        """A frame was run here."""
+        self._queue.pop((event.key, event.request_id), None)
+        if event.run_seconds > 0:
+            self._run_seconds = 0.8 * self._run_seconds + 0.2 * event.run_seconds
+        if not event.ended or event.key.stage != 0:
+            return []
+        self._slots.get(event.key.deployment, {}).pop(event.request_id, None)
+        return self._open_door()
+
+    def tick(self, now: float) -> list[Effect]:
+        """Free the admission slots of requests whose time is up."""
+        for slots in self._slots.values():
+            for request_id in [request_id for request_id, expires in slots.items() if now >= expires]:
+                del slots[request_id]
+        if self.too_late and now - self._told_late >= _TELL_SECONDS:
+            late, self.too_late, self._told_late = self.too_late, 0, now
+            return [*self._open_door(), Log(level="info", text=f"{late} requests came when their time was up")]
+        return self._open_door()
+
+    def _open_door(self) -> list[Effect]:
+        """Let in those who wait, as far as there are slots."""
+        jobs: list[Effect] = []
+        for name, waiting in self._door.items():
+            local = self.epochs.current(name)
+            slots = self._slots.setdefault(name, {})
+            while waiting and (local is None or len(slots) < local.window):
+                job = waiting.popleft()
+                slots[job.frame.header.request_id] = _expires(job)
+                jobs.append(job)
+        return jobs
+
+    def _check_header(self, levels: tuple[str, ...], header: FrameHeader) -> StageKey:
+        key = StageKey(header.deployment, header.epoch, header.stage)
+        if levels != ("run", self.node, header.deployment, header.epoch, str(header.stage)):
+            raise FormatError(f"frame for stage {header.stage} of {header.deployment[:64]!r} on the wrong topic")
+        if header.kind != "tensor" or header.parts != 1 or not 0 < len(header.request_id) <= _MAX_REQUEST_ID:
+            raise FormatError(f"frame: kind {header.kind}, {header.parts} parts, or its request id is not allowed")
+        check_name(header.sender, what="sender")
+        _check_topic(self.topics, header.reply_to, "result")
+        if header.observer:
+            _check_topic(self.topics, header.observer, "ack")
+        return key
+
+    def _admit(self, key: StageKey, frame: Frame, size_bytes: int, now: float) -> list[Effect]:
+        header = frame.header
+        local = self.epochs.find(key.deployment, key.epoch)
+        if local is None or all(stage.index != key.stage for stage in local.stages):
+            serving = self.epochs.current(key.deployment)
+            current = "none is" if serving is None or serving.removed else f"{serving.epoch} is"
+            text = f"epoch {key.epoch} of {key.deployment} has no stage {key.stage} on {self.node}; {current} serving"
+            return list(self.relay.error(header, "gone", text))
+        if local.phase is not Phase.READY:
+            text = f"{self.node} is loading stage {key.stage} of {key.deployment}"
+            return list(self.relay.error(header, "busy", text, retry_after_ms=LOADING_RETRY_MS))
+        if header.ttl_ms <= 0:
+            self.too_late += 1
+            return []
+        if header.request_id in self.poisoned:
+            text = f"{self.node} died while it ran this request"
+            return [*self.relay.error(header, "poison", text), *self.relay.done(header, _admitting(local, header))]
+        local.last_frame = now
+        if (key, header.request_id) in self._queue:
+            return list(self._taken(header, key))
+        job = RunFrame(
+            key=key,
+            frame=frame,
+            arrived=now,
+            received_bytes=size_bytes,
+            next_device=_next_device(local.deployment, key.stage),
+            admitting_device=_admitting(local, header),
+        )
+        window = local.deployment.window
+        slots = self._slots.setdefault(key.deployment, {}) if key.stage == 0 else {}
+        must_wait = key.stage == 0 and header.request_id not in slots and len(slots) >= window
+        if full := self._full(local, job, must_wait=must_wait):
+            return list(self.relay.error(header, "busy", full, retry_after_ms=self._retry_after_ms()))
+        self._queue[key, header.request_id] = _Queued(arrived=now, size_bytes=size_bytes)
+        if must_wait:
+            self._door.setdefault(key.deployment, deque()).append(job)
+            return list(self._taken(header, key))
+        slots[header.request_id] = _expires(job)
+        # The run is asked for first: an ack must not delay it.
+        return [job, *self._taken(header, key)]
+
+    def _full(self, local: LocalEpoch, job: RunFrame, *, must_wait: bool) -> str:
+        """Return why a frame cannot be queued now, empty when it can."""
+        window, name = local.deployment.window, job.key.deployment
+        if must_wait and len(self._door.get(name, ())) >= window:
+            return f"{name} has {window} requests in its pipeline and as many at its door"
+        queued = sum(1 for other, _ in self._queue if other == job.key)
+        if not must_wait and queued >= 2 * window:
+            return f"{self.node} has {queued} requests of {name} queued"
+        queued_bytes = sum(other.size_bytes for other in self._queue.values())
+        if queued_bytes + job.received_bytes > max(LEAST_QUEUE_BYTES, self.queue_limit_bytes):
+            return f"{self.node} has {queued_bytes} bytes queued"
+        return ""
+
+    def _retry_after_ms(self) -> int:
+        return max(10, min(_MAX_RETRY_MS, round(1000 * self._run_seconds * max(1, len(self._queue)))))
+
+    def _taken(self, header: FrameHeader, key: StageKey) -> list[Publication]:
+        payload = encode_message(
+            Taken(node=self.node, request_id=header.request_id, attempt=header.attempt, stage=key.stage)
+        )
+        topics = dict.fromkeys((self.topics.ack(header.sender), *filter(None, (header.observer,))))
+        return [Publication(channel=Channel.DATA, topic=topic, payload=payload) for topic in topics]
+
+
+def _check_topic(topics: Topics, topic: str, kind: str, check: Callable[..., str] = check_name) -> None:
+    """Refuse a topic given by someone else unless it is `<kind>/<node>` of this fleet: we publish to no other."""
+    levels = topics.parse(topic)
+    if levels is None or len(levels) != 2 or levels[0] != kind:
+        raise FormatError(f"frame: {topic[:120]!r} is no {kind} topic of this fleet")
+    check(levels[1], what="node name")
+
+
+def _expires(job: RunFrame) -> float:
+    return job.arrived + min(job.frame.header.ttl_ms, _MAX_TTL_MS) / 1000
+
+
+def _next_device(deployment: Deployment, stage: int) -> str:
+    stages = deployment.plan.stages if deployment.plan is not None else ()
+    return stages[stage + 1].device if stage + 1 < len(stages) else ""
+
+
+def _admitting(local: LocalEpoch, header: FrameHeader) -> str:
+    """Return the device that let the request in: the one that ran stage 0, if it may have, else the planned one."""
+    stages = local.deployment.plan.stages if local.deployment.plan is not None else ()
+    if not stages:
+        return ""
+    ran = header.trace[0].device if header.trace else ""
+    return ran if ran in stages[0].standbys else stages[0].device

@@ -1,0 +1,129 @@
+"""How an agent is present in its fleet: birth, last will, description, rivals of its name. Part of `edge.session`."""
+
+from dataclasses import dataclass, field
+
+from edge.effects import Effect, Stop
+from edge.formats.message import (
+    About,
+    Hello,
+    Message,
+    RuntimeOffer,
+    Session,
+    State,
+    decode_message,
+    encode_message,
+)
+from edge.formats.topics import Topics
+from edge.transport import Channel, Publication, Received
+
+ANNOUNCE_SECONDS = 1.0
+RIVAL_SECONDS = 30.0
+RIVAL_TIMES = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AgentIdentity:
+    """What an agent is, for as long as its process lives.
+
+    Attributes:
+        boot: counter on disk.
+        memory_bytes: RAM that stages may use in all.
+    """
+
+    name: str
+    fleet: str
+    boot: int
+    profile: str
+    runtimes: tuple[RuntimeOffer, ...]
+    memory_bytes: int
+    cores: int
+    agent_version: str
+
+
+@dataclass(slots=True)
+class Presence:
+    """Knows whether the node is online, and says who it is when somebody may not know.
+
+    Attributes:
+        connect: number of the control connection that stands, or stood last.
+        held_bytes: size of all blobs held.
+        free_disk_bytes: room for further ones.
+        due: whether something changed that was not announced yet.
+    """
+
+    identity: AgentIdentity
+    topics: Topics
+    held_bytes: int
+    free_disk_bytes: int
+    connect: int = 0
+    online: bool = False
+    due: bool = False
+    _announced: float = float("-inf")
+    _confirmed: bool = False
+    _rivals: list[float] = field(default_factory=list)
+
+    @property
+    def session(self) -> Session:
+        """The session of this connection."""
+        return Session(boot=self.identity.boot, connect=self.connect)
+
+    def connected(self, connect: int, free_memory_bytes: int, now: float) -> list[Effect]:
+        """Come online."""
+        self.connect, self.online = connect, True
+        self._announced = float("-inf")
+        hello = control(self.topics.hello(), Hello(node=self.identity.name), qos=1)
+        return [*self.announce(free_memory_bytes, now), hello]
+
+    def announce(self, free_memory_bytes: int, now: float) -> list[Effect]:
+        """Publish birth message and description; at most once in `ANNOUNCE_SECONDS`, else when it is due next."""
+        if not self.online or now - self._announced < ANNOUNCE_SECONDS:
+            self.due = True
+            return []
+        self._announced, self.due = now, False
+        me = self.identity
+        about = About(
+            node=me.name,
+            session=self.session,
+            profile=me.profile,
+            runtimes=me.runtimes,
+            memory_bytes=me.memory_bytes,
+            free_memory_bytes=free_memory_bytes,
+            free_disk_bytes=self.free_disk_bytes,
+            cores=me.cores,
+            held_bytes=self.held_bytes,
+            agent_version=me.agent_version,
+        )
+        return [
+            state_publication(self.topics, me.name, self.session, online=True),
+            control(self.topics.about(me.name), about, qos=1, retain=True),
+        ]
+
+    def own_state(self, event: Received, free_memory_bytes: int, now: float) -> list[Effect]:
+        """Take what somebody published as this node's state.
+
+        Raises:
+            FormatError: it is no state.
+        """
+        state = decode_message(event.payload, State)
+        if state.online and state.session == self.session:
+            self._confirmed = True
+            return []
+        if state.session <= self.session or (event.retained and not self._confirmed):
+            # A last will of an earlier connection, late, or what the broker kept of a former life of this device
+            # whose boot counter is lost: the truth is said again.
+            return self.announce(free_memory_bytes, now)
+        self._rivals = [*(at for at in self._rivals if now - at < RIVAL_SECONDS), now]
+        if len(self._rivals) >= RIVAL_TIMES:
+            return [Stop(reason=f"another agent is called {self.identity.name}: give each its own --name")]
+        return self.announce(free_memory_bytes, now)
+
+
+def state_publication(topics: Topics, node: str, session: Session, *, online: bool) -> Publication:
+    """Return the birth message or the last will of an agent."""
+    state = State(node=node, role="agent", online=online, session=session)
+    return control(topics.state(node), state, qos=1, retain=True)
+
+
+def control(topic: str, message: Message, *, qos: int, retain: bool = False) -> Publication:
+    """Return a control message as a publication."""
+    return Publication(channel=Channel.CONTROL, topic=topic, payload=encode_message(message), qos=qos, retain=retain)

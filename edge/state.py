@@ -1,0 +1,168 @@
+"""What an agent must remember across its own death: few small files, replaced atomically.
+
+::
+
+    lock                   held while an agent uses the folder
+    boot.json              how often an agent started here
+    serving-<name>.json    newest serving plan of each deployment, or its tombstone
+    running                the request that is being run right now
+    poison.json            requests that were being run when the agent died
+"""
+
+import contextlib
+import fcntl
+import logging
+import mmap
+import os
+import random
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+import msgspec
+
+from edge.errors import FormatError, StoreError
+from edge.formats.plan import MAX_DEPLOYMENT_BYTES, Deployment, decode_deployment, encode_deployment
+from edge.formats.topics import check_name
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+_SLOT_BYTES = 256
+_MAX_POISON = 64
+_MAX_FILE_BYTES = 64 * 1024
+
+
+class _Boot(msgspec.Struct, frozen=True, kw_only=True):
+    boot: int
+
+
+class _Poison(msgspec.Struct, frozen=True, kw_only=True):
+    request_ids: tuple[str, ...] = ()
+
+
+class StateFolder:
+    """The folder of one agent; a second agent is refused while the first lives."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open or make the folder and take its lock.
+
+        Raises:
+            StoreError: it cannot be used, or another agent uses it.
+        """
+        self._folder = folder
+        with contextlib.ExitStack() as undo:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                self._lock = undo.enter_context((folder / "lock").open("wb"))
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._slot = _open_slot(folder / "running")
+            except BlockingIOError as error:
+                raise StoreError(f"{folder} is in use by another agent: give each its own --folder") from error
+            except OSError as error:
+                raise StoreError(f"{folder} cannot be used: {error.strerror}") from error
+            undo.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def next_boot(self) -> int:
+        """Raise the boot counter and return it.
+
+        Raises:
+            StoreError: the disk fails.
+        """
+        before = self._read(self._folder / "boot.json", _Boot)
+        # The first number is the clock's, so that a device that was set up anew compares newer than its old
+        # self; the random part tells apart two new agents that were given one name.
+        boot = before.boot + 1 if before else (int(time.time()) + random.randrange(600)) & 0x7FFFFFFF  # noqa: S311
+        self._replace(self._folder / "boot.json", msgspec.json.encode(_Boot(boot=boot)))
+        return boot
+
+    def serving(self) -> tuple[Deployment, ...]:
+        """Return the newest serving plan of every deployment; a file that cannot be read is passed over."""
+        found = []
+        for path in sorted(self._folder.glob("serving-*.json")):
+            try:
+                if path.stat().st_size <= MAX_DEPLOYMENT_BYTES:
+                    found.append(decode_deployment(path.read_bytes()))
+            except (OSError, FormatError) as error:
+                _log.warning("%s passed over: %s", path.name, error)
+        return tuple(found)
+
+    def save_serving(self, deployment: Deployment) -> None:
+        """Remember a serving plan.
+
+        Raises:
+            StoreError: the disk fails.
+        """
+        name = check_name(deployment.name, what="deployment name")
+        self._replace(self._folder / f"serving-{name}.json", encode_deployment(deployment))
+
+    def poisoned(self) -> frozenset[str]:
+        """Return the requests that were being run when an agent died here, and remember them."""
+        known = self._read(self._folder / "poison.json", _Poison) or _Poison()
+        died = bytes(self._slot[:_SLOT_BYTES]).rstrip(b"\0").decode(errors="replace")
+        if died and died not in known.request_ids:
+            known = _Poison(request_ids=(*known.request_ids, died)[-_MAX_POISON:])
+            self._replace(self._folder / "poison.json", msgspec.json.encode(known))
+        self.leave()
+        return frozenset(known.request_ids)
+
+    def enter(self, request_id: str) -> None:
+        """Note the request that is about to run.
+
+        The slot is a mapped file: a write costs a microsecond and survives the death of the process, though
+        not of the machine, which no input of a request brings down.
+        """
+        self._slot[:_SLOT_BYTES] = request_id.encode()[:_SLOT_BYTES].ljust(_SLOT_BYTES, b"\0")
+
+    def leave(self) -> None:
+        """Note that no request runs."""
+        self._slot[:_SLOT_BYTES] = bytes(_SLOT_BYTES)
+
+    def close(self) -> None:
+        """Give the folder back."""
+        self._slot.close()
+        self._lock.close()
+
+    def _read(self, path: Path, type_: type[_T]) -> _T | None:
+        try:
+            if path.stat().st_size > _MAX_FILE_BYTES:
+                return None
+            return msgspec.json.decode(path.read_bytes(), type=type_)
+        except FileNotFoundError:
+            return None
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+            _log.warning("%s passed over: %s", path.name, error)
+            return None
+
+    def _replace(self, path: Path, data: bytes) -> None:
+        temporary = path.with_name(f".{path.name}.new")
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            descriptor = os.open(self._folder, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise StoreError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _open_slot(path: Path) -> mmap.mmap:
+    with path.open("a+b") as file:
+        file.truncate(_SLOT_BYTES)
+        return mmap.mmap(file.fileno(), _SLOT_BYTES)

@@ -1,0 +1,313 @@
+"""A bundle of two shards made by hand, and a coordinator of a few lines that puts it to work."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper
+
+from edge.fetch import answer_fetch
+from edge.formats.bundle import (
+    Blob,
+    BoundaryTensor,
+    Compression,
+    Constant,
+    GraphPart,
+    Layer,
+    Manifest,
+    OperatorUse,
+    Origin,
+    RuntimeNeed,
+    Shard,
+    digest_of,
+    encode_graph_part,
+    encode_manifest,
+)
+from edge.formats.message import (
+    BLOCK_BYTES,
+    Event,
+    Failed,
+    FetchRequest,
+    Hello,
+    Message,
+    Ready,
+    decode_message,
+    encode_message,
+)
+from edge.formats.plan import Deployment, Plan, Stage, encode_deployment
+from edge.formats.tensor import TensorSpec
+from edge.formats.topics import Topics
+from edge.mqtt import MqttTransport
+from edge.transport import Channel, Connected, Publication, Received, TransportEvent
+
+WIDTH = 384
+Floats = npt.NDArray[np.float32]
+
+
+def _fragment(**parts: Any) -> bytes:
+    return bytes(onnx.ModelProto(graph=onnx.GraphProto(**parts)).SerializeToString())
+
+
+def _value(name: str) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, WIDTH])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TinyBundle:
+    """`y = relu(x · w0) · w1`, one shard a product; `blobs` by digest, the manifest among them."""
+
+    manifest: Manifest
+    manifest_blob: Blob
+    blobs: dict[str, bytes]
+    weights: tuple[Floats, Floats]
+
+    def answer(self, x: Floats) -> Floats:
+        """Return what the model answers, within rounding."""
+        return np.asarray(np.maximum(x @ self.weights[0], 0) @ self.weights[1], dtype=np.float32)
+
+    def read_block(self, digest: str, index: int) -> tuple[int, bytes] | None:
+        """Return the size and one block of a blob, as `BlobStore.read_block` does."""
+        data = self.blobs.get(digest)
+        if data is None or not 0 <= index * BLOCK_BYTES < max(1, len(data)):
+            return None
+        return len(data), data[index * BLOCK_BYTES : (index + 1) * BLOCK_BYTES]
+
+
+def make_input(seed: int) -> Floats:
+    """Return an input of the tiny model."""
+    return np.random.default_rng(seed).standard_normal((1, WIDTH)).astype(np.float32)
+
+
+def make_tiny_bundle(seed: int = 0) -> TinyBundle:
+    """Make the bundle; another seed gives other weights of the same shapes."""
+    rng = np.random.default_rng(seed)
+    weights = [rng.standard_normal((WIDTH, WIDTH)).astype(np.float32) / WIDTH**0.5 for _ in range(2)]
+    blobs: dict[str, bytes] = {}
+
+    def keep(data: bytes) -> Blob:
+        pieces = [data[at : at + BLOCK_BYTES] for at in range(0, len(data), BLOCK_BYTES)]
+        digests = b"".join(sha256(piece).digest() for piece in pieces) if len(pieces) > 1 else b""
+        blobs[digest_of(data)] = data
+        return Blob(digest=digest_of(data), size_bytes=len(data), block_digests=digests)
+
+    shards = [_shard(index, weight, keep) for index, weight in enumerate(weights)]
+    tensors = [
+        BoundaryTensor(
+            spec=TensorSpec(name=name, dtype="float32", shape=(1, WIDTH)),
+            size_bytes=4 * WIDTH,
+            as_input=_fragment(input=[_value(name)]),
+            as_output=_fragment(output=[_value(name)]),
+        )
+        for name in ("x", "hidden", "y")
+    ]
+    header = onnx.ModelProto(ir_version=8, opset_import=[helper.make_opsetid("", 17)], graph=onnx.GraphProto(name="t"))
+    manifest = Manifest(
+        name="tiny",
+        version="1",
+        origin=Origin(format="onnx", digest=digest_of(b""), licence="Apache-2.0", description="a toy"),
+        profile="x86-gateway",
+        max_shard_bytes=1 << 20,
+        compression=Compression(quantize="none"),
+        operators=(OperatorUse(domain="", name="MatMul", version=13),),
+        runtimes=(RuntimeNeed(name="onnxruntime", least_version="1.20"),),
+        header=header.SerializeToString(),
+        inputs=(tensors[0].spec,),
+        outputs=(tensors[2].spec,),
+        tensors=tuple(tensors),
+        cuts=(("x",), ("hidden",), ("y",)),
+        layers=tuple(
+            Layer(
+                name=f"l{i}", operators=("MatMul",), macs=WIDTH**2, weight_bytes=4 * WIDTH**2, peak_activation_bytes=0
+            )
+            for i in range(2)
+        ),
+        shards=tuple(shards),
+        golden=(),
+        tolerance=1e-5,
+        least_cosine=0.999,
+    )
+    manifest_blob = keep(encode_manifest(manifest))
+    return TinyBundle(manifest=manifest, manifest_blob=manifest_blob, blobs=blobs, weights=(weights[0], weights[1]))
+
+
+def _shard(index: int, weight: Floats, keep: Callable[[bytes], Blob]) -> Shard:
+    blob = keep(weight.tobytes())
+    tensor = onnx.TensorProto(
+        name=f"w{index}",
+        data_type=TensorProto.FLOAT,
+        dims=weight.shape,
+        data_location=TensorProto.EXTERNAL,
+        external_data=[
+            onnx.StringStringEntryProto(key="location", value=blob.digest.removeprefix("sha256:")),
+            onnx.StringStringEntryProto(key="length", value=str(blob.size_bytes)),
+        ],
+    )
+    nodes = (
+        [helper.make_node("MatMul", ["x", "w0"], ["m"]), helper.make_node("Relu", ["m"], ["hidden"])]
+        if index == 0
+        else [helper.make_node("MatMul", ["hidden", "w1"], ["y"])]
+    )
+    part = GraphPart(
+        constants=(Constant(name=tensor.name, fragment=_fragment(initializer=[tensor])),), nodes=_fragment(node=nodes)
+    )
+    return Shard(
+        first_layer=index,
+        stop_layer=index + 1,
+        graph=keep(encode_graph_part(part)),
+        weights=(blob,),
+        reads=("x",) if index == 0 else ("hidden",),
+        size_bytes=blob.size_bytes,
+    )
+
+
+def make_deployment(
+    bundle: TinyBundle,
+    devices: tuple[str, ...],
+    *,
+    epoch: str = "1-a-1",
+    holders: tuple[str, ...] = ("boss",),
+    memory_bytes: int = 1 << 20,
+    window: int = 4,
+    name: str = "tiny",
+) -> Deployment:
+    """Return a plan of one shard a device, or both shards on one."""
+    shards = len(bundle.manifest.shards)
+    stages = tuple(
+        Stage(
+            index=index,
+            device=device,
+            first_shard=index,
+            stop_shard=shards if index == len(devices) - 1 else index + 1,
+            memory_bytes=memory_bytes,
+        )
+        for index, device in enumerate(devices)
+    )
+    plan = Plan(objective="throughput", stages=stages, bottleneck_seconds=0.001, latency_seconds=0.01, binds="nothing")
+    return Deployment(
+        name=name,
+        epoch=epoch,
+        manifest=bundle.manifest_blob,
+        plan=plan,
+        holders=(*holders, *dict.fromkeys(devices)),
+        window=window,
+    )
+
+
+class TinyCoordinator:
+    """Publishes plans, holds the blobs, and collects what the devices say. Not a model of the real one."""
+
+    def __init__(self, url: str, *bundles: TinyBundle, name: str = "boss", fleet: str = "default") -> None:
+        self.topics = Topics(fleet=fleet)
+        self.events: list[tuple[str, Event]] = []
+        self.asked_blocks: list[tuple[str, int]] = []
+        self.lose_block: tuple[str, int] | None = None
+        self._name = name
+        self._bundles = bundles
+        self._changed = threading.Condition()
+        self._retained: dict[str, bytes] = {}
+        self.transport = MqttTransport(url, fleet=fleet, node=name, on_event=self._on_event)
+
+    def start(self) -> None:
+        """Connect."""
+        self.transport.start()
+        self.transport.wait_connected(10)
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        """Publish on the control connection."""
+        self.transport.publish(Publication(channel=Channel.CONTROL, topic=topic, payload=payload, qos=1, retain=retain))
+
+    def send(self, topic: str, message: Message) -> None:
+        """Publish a control message."""
+        self.publish(topic, encode_message(message))
+
+    def desire(self, deployment: Deployment) -> None:
+        """Ask the devices to prepare an epoch."""
+        self._keep(self.topics.desired(deployment.name), deployment)
+
+    def serve(self, deployment: Deployment) -> None:
+        """Commit an epoch."""
+        self._keep(self.topics.serving(deployment.name), deployment)
+
+    def _keep(self, topic: str, deployment: Deployment) -> None:
+        self._retained[topic] = encode_deployment(deployment)
+        self.publish(topic, self._retained[topic], retain=True)
+
+    def deploy(self, deployment: Deployment, timeout_seconds: float = 20.0) -> None:
+        """Prepare an epoch, wait for every stage, commit."""
+        self.desire(deployment)
+        assert deployment.plan is not None
+        for stage in deployment.plan.stages:
+            self.await_event(
+                Ready, timeout_seconds, stage=stage.index, epoch=deployment.epoch, deployment=deployment.name
+            )
+        self.serve(deployment)
+
+    def await_event(self, kind: type[Any], timeout_seconds: float = 20.0, *, device: str = "", **fields: object) -> Any:
+        """Return the first event of a kind with these field values, of a device or any; fail loudly without one."""
+
+        def found() -> Any:
+            for sender, event in self.events:
+                if (
+                    type(event) is kind
+                    and device in ("", sender)
+                    and all(getattr(event, name) == value for name, value in fields.items())
+                ):
+                    return event
+            return None
+
+        with self._changed:
+            if self._changed.wait_for(lambda: found() is not None, timeout_seconds):
+                return found()
+            failed = [event for _, event in self.events if isinstance(event, Failed)]
+            raise AssertionError(f"no {kind.__name__} with {fields}; failures: {failed}; all: {self.events[-5:]}")
+
+    def _on_event(self, event: TransportEvent) -> None:
+        if isinstance(event, Connected) and event.channel is Channel.DATA:
+            self.transport.subscribe(Channel.DATA, self.topics.fetch(self._name))
+        elif isinstance(event, Connected):
+            self.transport.subscribe(Channel.CONTROL, self.topics.any_device("event"))
+            self.transport.subscribe(Channel.CONTROL, self.topics.hello())
+        elif isinstance(event, Received):
+            self._on_message(event)
+
+    def _on_message(self, event: Received) -> None:
+        levels = self.topics.parse(event.topic) or ()
+        if levels[:1] == ("fetch",):
+            request = decode_message(event.payload, FetchRequest)
+            self.asked_blocks.append((request.digest, request.block))
+            if (request.digest, request.block) == self.lose_block:
+                return
+            block = answer_fetch(request, self._read_block)
+            payload = encode_message(block)
+            self.transport.publish(Publication(channel=Channel.DATA, topic=request.reply_to, payload=payload))
+        elif levels[-1:] == ("event",):
+            message: Any = decode_message(event.payload, object)
+            with self._changed:
+                self.events.append((levels[1], message))
+                self._changed.notify_all()
+        elif levels == ("fleet", "hello") and decode_message(event.payload, Hello).node != self._name:
+            for topic, payload in self._retained.items():
+                self.publish(topic, payload, retain=True)
+
+    def _read_block(self, digest: str, index: int) -> tuple[int, bytes] | None:
+        for bundle in self._bundles:
+            if found := bundle.read_block(digest, index):
+                return found
+        return None
+
+
+@contextmanager
+def tiny_coordinator(url: str, *bundles: TinyBundle, name: str = "boss") -> Iterator[TinyCoordinator]:
+    """Run a tiny coordinator for the length of a `with` block."""
+    coordinator = TinyCoordinator(url, *bundles, name=name)
+    coordinator.start()
+    try:
+        yield coordinator
+    finally:
+        coordinator.transport.close()

@@ -1,0 +1,175 @@
+"""The compute thread answers every frame it is given, whatever the stage does."""
+
+import queue
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge.compute import Compute, StageTable
+from edge.effects import AgentEvent, Beat, CloseStage, FrameDone, RunFrame, StageKey
+from edge.errors import InvalidInput, OutOfMemory, StageError
+from edge.formats.frame import Frame, FrameHeader
+from edge.formats.message import Session
+from edge.formats.tensor import Array
+from edge.relay import Relay
+from edge.stage import Stage, stage_tensors
+from edge.state import StateFolder
+from edge.transport import MemoryBroker
+from tests.tiny_bundle import make_input, make_tiny_bundle
+from tests.virtual_agent import TOPICS, Ear, VirtualAgent
+
+MANIFEST = make_tiny_bundle().manifest
+KEY = StageKey("tiny", "1-a-1", 0)
+
+
+class PlayedStage(Stage):
+    """A stage whose run is a raise or an answer, and which notes whether it was closed."""
+
+    def __init__(self, raises: Exception | None = None) -> None:
+        super().__init__(MANIFEST, stage_tensors(MANIFEST, 0, 1), None)
+        self.raises = raises
+        self.closed = False
+
+    def run(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
+        if self.raises is not None:
+            raise self.raises
+        return {"hidden": tensors["x"]}
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Bench:
+    """A compute thread with an ear on what it publishes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.broker = MemoryBroker()
+        self.ear = Ear(self.broker)
+        self.events: queue.Queue[AgentEvent] = queue.Queue()
+        self.stages = StageTable()
+        self.state = StateFolder(folder)
+        agent = VirtualAgent(self.broker)
+        agent.start()
+        self.compute = Compute(
+            relay=Relay(topics=TOPICS, node="pi-1", session=Session(boot=1, connect=1)),
+            stages=self.stages,
+            state=self.state,
+            transport=agent.transport,
+            put=self.events.put,
+        )
+        self.compute.start()
+
+    def run(self, *, ttl_ms: int = 60_000, arrived: float = 0.0) -> FrameDone:
+        """Run one frame and return the event that says so."""
+        header = FrameHeader(
+            request_id="r1",
+            sender="cam",
+            reply_to=TOPICS.result("cam"),
+            ttl_ms=ttl_ms,
+            deployment="tiny",
+            epoch="1-a-1",
+            stage=0,
+        )
+        job = RunFrame(
+            key=KEY,
+            frame=Frame(header=header, tensors={"x": make_input(0)}),
+            arrived=arrived or time.monotonic(),
+            received_bytes=10,
+            next_device="pi-2",
+            admitting_device="pi-1",
+        )
+        self.compute.do(job)
+        while True:
+            event = self.events.get(timeout=10)
+            if isinstance(event, FrameDone):
+                return event
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(tmp_path)
+    yield bench
+    bench.compute.stop(5)
+    bench.state.close()
+
+
+def test_a_frame_that_runs_goes_on(bench: Bench) -> None:
+    bench.stages.add(KEY, PlayedStage())
+    done = bench.run()
+    assert (done.request_id, done.ended) == ("r1", False)
+    (frame,) = bench.ear.frames(TOPICS.run("pi-2", "tiny", "1-a-1", 1))
+    np.testing.assert_array_equal(frame.tensors["hidden"], make_input(0))
+
+
+@pytest.mark.parametrize(
+    ("raises", "code", "message"),
+    [
+        (InvalidInput("tensor 'x' is bool"), "invalid-input", "tensor 'x' is bool"),
+        (StageError("stage failed: bad node"), "stage-failed", "stage failed: bad node"),
+        (OutOfMemory("stage ran out of memory"), "stage-failed", "stage ran out of memory"),
+        (ZeroDivisionError("ours"), "stage-failed", "fault of the agent: ZeroDivisionError"),
+    ],
+    ids=["input", "stage", "memory", "ours"],
+)
+def test_a_frame_that_fails_is_answered(bench: Bench, raises: Exception, code: str, message: str) -> None:
+    bench.stages.add(KEY, PlayedStage(raises))
+    assert bench.run().ended
+    (frame,) = bench.ear.frames(TOPICS.result("cam"))
+    assert frame.header.error is not None
+    assert (frame.header.error.code, frame.header.error.message) == (code, message)
+    assert bench.run().ended, "the thread lives"
+
+
+def test_a_frame_for_a_stage_that_was_closed_meanwhile_is_gone(bench: Bench) -> None:
+    bench.run()
+    (frame,) = bench.ear.frames(TOPICS.result("cam"))
+    assert frame.header.error is not None
+    assert frame.header.error.code == "gone"
+
+
+def test_a_frame_whose_time_was_spent_in_the_queue_is_not_run(bench: Bench) -> None:
+    bench.stages.add(KEY, PlayedStage(ZeroDivisionError("it ran")))
+    done = bench.run(ttl_ms=5, arrived=0.001)
+    assert done.ended
+    assert bench.ear.frames(TOPICS.result("cam")) == []
+
+
+def test_the_request_is_noted_only_while_it_runs(bench: Bench) -> None:
+    noted = []
+
+    class Looking(PlayedStage):
+        def run(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
+            noted.append(bench.state._slot[:2])
+            return super().run(tensors)
+
+    bench.stages.add(KEY, Looking())
+    bench.run()
+    assert noted == [b"r1"]
+    assert bench.state._slot[:2] == b"\0\0"
+
+
+def test_a_stage_is_closed_after_the_frames_before_it(bench: Bench) -> None:
+    stage = PlayedStage()
+    bench.stages.add(KEY, stage)
+    bench.run()
+    bench.compute.do(CloseStage(key=KEY))
+    bench.run()
+    assert stage.closed
+    assert bench.stages.find(KEY) is None
+
+
+def test_a_stage_loaded_again_replaces_and_closes_the_one_before(bench: Bench) -> None:
+    before, after = PlayedStage(), PlayedStage()
+    bench.stages.add(KEY, before)
+    bench.stages.add(KEY, after)
+    assert before.closed
+    assert bench.stages.find(KEY) is after
+
+
+def test_it_beats_at_once_and_tells_what_memory_is_free(bench: Bench) -> None:
+    beat = bench.events.get(timeout=5)
+    assert isinstance(beat, Beat)
+    assert beat.free_memory_bytes > 0

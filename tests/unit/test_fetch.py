@@ -1,0 +1,189 @@
+"""Fetching: a window of blocks, one holder after another, and an end to it."""
+
+from hashlib import sha256
+
+import pytest
+
+from edge.fetch import (
+    PATIENCE_SECONDS,
+    ROUND_PAUSE_SECONDS,
+    ROUNDS,
+    WINDOW_BLOCKS,
+    AskBlock,
+    FetchAction,
+    Fetcher,
+    FetchFailed,
+    KeepBlock,
+    all_blocks,
+    answer_fetch,
+)
+from edge.formats.bundle import Blob, digest_of
+from edge.formats.message import BLOCK_BYTES, Block, FetchRequest
+
+DATA = bytes(range(256)) * (512 * 20) + b"end"  # 20 blocks and a bit
+
+
+def make_blob(data: bytes, *, with_digests: bool = True) -> Blob:
+    pieces = [data[at : at + BLOCK_BYTES] for at in range(0, len(data), BLOCK_BYTES)]
+    digests = b"".join(sha256(piece).digest() for piece in pieces)
+    return Blob(digest=digest_of(data), size_bytes=len(data), block_digests=digests if with_digests else b"")
+
+
+BLOB = make_blob(DATA)
+
+
+def give(index: int, blob: Blob = BLOB, data: bytes = DATA) -> Block:
+    piece = data[index * BLOCK_BYTES : (index + 1) * BLOCK_BYTES]
+    return Block(digest=blob.digest, block=index, total_bytes=len(data), data=piece)
+
+
+def asked(actions: list[FetchAction]) -> list[tuple[str, int]]:
+    return [(action.holder, action.request.block) for action in actions if isinstance(action, AskBlock)]
+
+
+@pytest.fixture
+def fetcher() -> Fetcher:
+    return Fetcher(reply_to="shardwire/default/blocks/pi-1")
+
+
+def test_only_a_window_of_blocks_is_asked_for(fetcher: Fetcher) -> None:
+    actions = fetcher.want(BLOB, ["host"], all_blocks(BLOB), 0.0)
+    assert asked(actions) == [("host", index) for index in range(WINDOW_BLOCKS)]
+    assert fetcher.tick(0.1) == []
+
+
+def test_the_window_opens_when_a_block_is_durable_not_when_it_comes(fetcher: Fetcher) -> None:
+    fetcher.want(BLOB, ["host"], all_blocks(BLOB), 0.0)
+    assert fetcher.take(give(3), 0.1) == [KeepBlock(blob=BLOB, index=3, data=give(3).data)]
+    assert asked(fetcher.kept(BLOB.digest, [3], 0.2)) == [("host", WINDOW_BLOCKS)]
+
+
+def test_a_whole_transfer_asks_for_every_block_once(fetcher: Fetcher) -> None:
+    to_do = fetcher.want(BLOB, ["host"], all_blocks(BLOB), 0.0)
+    seen = []
+    while to_do:
+        for _, index in asked(to_do):
+            seen.append(index)
+        requests, to_do = asked(to_do), []
+        for _, index in requests:
+            to_do += fetcher.take(give(index), 1.0)
+            to_do += fetcher.kept(BLOB.digest, [index], 1.0)
+    assert sorted(seen) == list(all_blocks(BLOB))
+    assert fetcher.wanted == frozenset()
+
+
+def test_blocks_that_are_here_already_are_not_asked_for(fetcher: Fetcher) -> None:
+    assert asked(fetcher.want(BLOB, ["host"], (5, 9), 0.0)) == [("host", 5), ("host", 9)]
+    assert fetcher.missing_bytes(BLOB.digest) == 2 * BLOCK_BYTES
+
+
+def test_a_duplicate_and_a_block_nobody_asked_for_change_nothing(fetcher: Fetcher) -> None:
+    fetcher.want(BLOB, ["host"], (0, 1), 0.0)
+    assert fetcher.take(give(0), 0.1)
+    assert fetcher.take(give(0), 0.1) == []
+    assert fetcher.take(give(7), 0.1) == []
+    other = b"other"
+    assert fetcher.take(give(0, make_blob(other), other), 0.1) == []
+
+
+def test_a_lost_block_is_asked_for_again_while_others_come(fetcher: Fetcher) -> None:
+    fetcher.want(BLOB, ["host"], (0, 1), 0.0)
+    fetcher.take(give(1), 2.0)
+    assert asked(fetcher.tick(2.5)) == [("host", 0)]
+
+
+def test_a_silent_holder_is_left_for_the_next_with_the_blocks_that_are_missing(fetcher: Fetcher) -> None:
+    fetcher.want(BLOB, ["host", "pi-2"], (0, 1), 0.0)
+    fetcher.take(give(1), 0.5)
+    assert asked(fetcher.tick(0.5 + PATIENCE_SECONDS + 0.1)) == [("pi-2", 0)]
+
+
+def test_a_holder_that_lacks_the_blob_is_left_at_once(fetcher: Fetcher) -> None:
+    fetcher.want(BLOB, ["host", "pi-2"], (0, 1), 0.0)
+    nothing = Block(digest=BLOB.digest, block=0, total_bytes=-1, data=b"")
+    assert asked(fetcher.take(nothing, 0.1)) == [("pi-2", 0), ("pi-2", 1)]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        Block(digest=BLOB.digest, block=0, total_bytes=len(DATA), data=bytes(BLOCK_BYTES)),
+        Block(digest=BLOB.digest, block=0, total_bytes=len(DATA) + 1, data=give(0).data),
+        Block(digest=BLOB.digest, block=0, total_bytes=len(DATA), data=give(0).data[:-1]),
+    ],
+    ids=["bytes", "size", "length"],
+)
+def test_a_wrong_block_is_not_kept_and_its_holder_is_left(fetcher: Fetcher, wrong: Block) -> None:
+    fetcher.want(BLOB, ["host", "pi-2"], (0,), 0.0)
+    assert asked(fetcher.take(wrong, 0.1)) == [("pi-2", 0)]
+
+
+def test_without_block_digests_only_lengths_are_checked(fetcher: Fetcher) -> None:
+    blob = make_blob(DATA, with_digests=False)
+    fetcher.want(blob, ["host"], (0,), 0.0)
+    flipped = Block(digest=blob.digest, block=0, total_bytes=len(DATA), data=bytes(BLOCK_BYTES))
+    assert isinstance(fetcher.take(flipped, 0.1)[0], KeepBlock)
+
+
+def test_it_ends_after_some_rounds_and_says_what_each_holder_did(fetcher: Fetcher) -> None:
+    actions = fetcher.want(BLOB, ["host", "pi-2"], (0,), 0.0)
+    now, rounds, nothing = 0.0, 0, Block(digest=BLOB.digest, block=0, total_bytes=-1, data=b"")
+    while not any(isinstance(action, FetchFailed) for action in actions):
+        now += PATIENCE_SECONDS + ROUND_PAUSE_SECONDS * 2**ROUNDS
+        if asked(actions) == [("pi-2", 0)]:
+            actions = fetcher.take(nothing, now)
+            rounds += 1
+        else:
+            actions = fetcher.tick(now)
+        assert rounds <= ROUNDS
+    short = BLOB.digest[7:19]
+    assert actions == [
+        FetchFailed(
+            digest=BLOB.digest,
+            reason=f"blob {short} cannot be fetched: host does not answer; pi-2 does not hold it",
+        )
+    ]
+    assert fetcher.wanted == frozenset()
+
+
+def test_a_round_that_failed_at_once_is_not_repeated_at_once(fetcher: Fetcher) -> None:
+    fetcher.want(BLOB, ["host"], (0,), 0.0)
+    nothing = Block(digest=BLOB.digest, block=0, total_bytes=-1, data=b"")
+    assert fetcher.take(nothing, 0.1) == []
+    assert fetcher.tick(0.1 + ROUND_PAUSE_SECONDS / 2) == []
+    assert asked(fetcher.tick(0.2 + ROUND_PAUSE_SECONDS)) == [("host", 0)]
+
+
+def test_a_slow_link_is_given_time_in_proportion(fetcher: Fetcher) -> None:
+    fetcher.want(BLOB, ["host", "pi-2"], all_blocks(BLOB), 0.0)
+    now = 0.0
+    for index in range(12):
+        now += 2.0
+        fetcher.take(give(index), now)
+        fetcher.kept(BLOB.digest, [index], now)
+    assert all(holder == "host" for holder, _ in asked(fetcher.tick(now + PATIENCE_SECONDS + 1.0)))
+
+
+def test_a_blob_without_holders_fails_at_once(fetcher: Fetcher) -> None:
+    short = BLOB.digest[7:19]
+    assert fetcher.want(BLOB, [], (0,), 0.0) == [FetchFailed(digest=BLOB.digest, reason=f"blob {short} has no holder")]
+
+
+def test_what_is_forgotten_is_neither_asked_for_nor_kept(fetcher: Fetcher) -> None:
+    fetcher.want(BLOB, ["host"], (0,), 0.0)
+    fetcher.forget(BLOB.digest)
+    assert fetcher.take(give(0), 0.1) == []
+    assert fetcher.tick(100.0) == []
+
+
+def test_a_holder_answers_with_the_block_or_says_that_it_lacks_it() -> None:
+    def read_block(digest: str, index: int) -> tuple[int, bytes] | None:
+        return (len(DATA), give(index).data) if digest == BLOB.digest and index < 21 else None
+
+    def request(digest: str, index: int) -> FetchRequest:
+        return FetchRequest(digest=digest, block=index, reply_to="t")
+
+    assert answer_fetch(request(BLOB.digest, 2), read_block) == give(2)
+    for digest, index in ((BLOB.digest, 99), ("sha256:" + "0" * 64, 0)):
+        answer = answer_fetch(request(digest, index), read_block)
+        assert (answer.total_bytes, answer.data) == (-1, b"")

@@ -1,0 +1,109 @@
+"""The agent's protocol: who is here, late last wills, and rivals of the same name; on a virtual clock."""
+
+import pytest
+
+from edge.formats.message import About, Heartbeat, Hello, Session, State
+from edge.transport import Channel, MemoryBroker
+from tests.virtual_agent import TOPICS, Ear, VirtualAgent
+
+
+@pytest.fixture
+def broker() -> MemoryBroker:
+    return MemoryBroker()
+
+
+@pytest.fixture
+def ear(broker: MemoryBroker) -> Ear:
+    return Ear(broker)
+
+
+@pytest.fixture
+def agent(broker: MemoryBroker, ear: Ear) -> VirtualAgent:
+    agent = VirtualAgent(broker)
+    agent.start()
+    return agent
+
+
+def test_a_new_agent_says_that_it_is_online_what_it_is_and_hello(agent: VirtualAgent, ear: Ear) -> None:
+    session = Session(boot=1, connect=1)
+    assert ear.messages(State) == [State(node="pi-1", role="agent", online=True, session=session)]
+    about = ear.messages(About)[0]
+    assert (about.profile, about.memory_bytes, about.cores) == ("rpi4", 1 << 30, 4)
+    assert ear.messages(Hello) == [Hello(node="pi-1")]
+
+
+def test_its_last_will_says_that_it_is_offline(agent: VirtualAgent, ear: Ear) -> None:
+    agent.transport.cut(Channel.CONTROL)
+    assert ear.messages(State)[-1].online is False
+
+
+def test_a_late_last_will_of_an_earlier_connection_is_corrected(agent: VirtualAgent, ear: Ear) -> None:
+    agent.transport.cut(Channel.CONTROL)
+    agent.transport.connect(Channel.CONTROL)
+    agent.pump()
+    agent.wait(2)
+    late = State(node="pi-1", role="agent", online=False, session=Session(boot=1, connect=1))
+    ear.say(TOPICS.state("pi-1"), late, retain=True)
+    agent.pump()
+    assert ear.messages(State)[-1] == State(node="pi-1", role="agent", online=True, session=Session(boot=1, connect=2))
+
+
+def test_a_correction_that_comes_too_soon_is_made_with_a_later_tick(agent: VirtualAgent, ear: Ear) -> None:
+    late = State(node="pi-1", role="agent", online=False, session=Session(boot=0, connect=9))
+    ear.say(TOPICS.state("pi-1"), late, retain=True)
+    agent.pump()
+    assert ear.messages(State)[-1].online is False
+    agent.wait(1.25)
+    assert ear.messages(State)[-1].online is True
+
+
+def test_it_stops_when_a_newer_agent_of_its_name_shows_up_three_times(agent: VirtualAgent, ear: Ear) -> None:
+    for connect in range(3):
+        rival = State(node="pi-1", role="agent", online=True, session=Session(boot=2, connect=connect))
+        ear.say(TOPICS.state("pi-1"), rival)
+        agent.pump()
+        assert bool(agent.stopped) == (connect == 2)
+    assert agent.stopped == "another agent is called pi-1: give each its own --name"
+
+
+def test_a_rival_that_shows_up_seldom_is_outlived(agent: VirtualAgent, ear: Ear) -> None:
+    for connect in range(4):
+        rival = State(node="pi-1", role="agent", online=True, session=Session(boot=2, connect=connect))
+        ear.say(TOPICS.state("pi-1"), rival)
+        agent.pump()
+        agent.wait(16, step=4)
+    assert agent.stopped == ""
+
+
+def test_what_the_broker_kept_of_a_former_self_is_no_rival(broker: MemoryBroker, ear: Ear) -> None:
+    former = State(node="pi-1", role="agent", online=False, session=Session(boot=50, connect=1))
+    ear.say(TOPICS.state("pi-1"), former, retain=True)
+    agent = VirtualAgent(broker)
+    for _ in range(4):
+        agent.start()
+        agent.wait(2)
+    assert agent.stopped == ""
+    assert ear.messages(State)[-1].online is True
+
+
+def test_it_answers_hello_but_not_a_flood_of_it(agent: VirtualAgent, ear: Ear) -> None:
+    agent.wait(2)
+    ear.forget()
+    for _ in range(10):
+        ear.say(TOPICS.hello(), Hello(node="boss"))
+    agent.pump()
+    assert len(ear.messages(State)) == 1
+    agent.wait(1.25)
+    assert len(ear.messages(State)) == 2
+
+
+def test_every_beat_of_the_compute_loop_is_a_heartbeat(agent: VirtualAgent, ear: Ear) -> None:
+    agent.beat()
+    agent.transport.cut(Channel.DATA)
+    agent.beat()
+    assert [beat.data_up for beat in ear.messages(Heartbeat)] == [True, False]
+
+
+def test_without_a_beat_there_is_no_heartbeat(agent: VirtualAgent, ear: Ear) -> None:
+    agent.wait(5)
+    assert ear.messages(Heartbeat) == []

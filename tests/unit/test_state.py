@@ -1,0 +1,88 @@
+"""What an agent remembers across its own death."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edge.errors import StoreError
+from edge.formats.plan import Deployment
+from edge.state import StateFolder
+
+
+def tombstone(name: str, epoch: str = "1-a-1") -> Deployment:
+    return Deployment(name=name, epoch=epoch, manifest=None, plan=None)
+
+
+class Lives:
+    """One agent's folder, opened again at every start."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.state = StateFolder(folder)
+
+    def start_again(self) -> StateFolder:
+        self.state.close()
+        self.state = StateFolder(self.folder)
+        return self.state
+
+
+@pytest.fixture
+def lives(tmp_path: Path) -> Iterator[Lives]:
+    lives = Lives(tmp_path)
+    yield lives
+    lives.state.close()
+
+
+def test_the_boot_counter_rises_by_one_at_every_start(lives: Lives) -> None:
+    first = lives.state.next_boot()
+    assert lives.start_again().next_boot() == first + 1
+
+
+def test_a_damaged_boot_counter_is_begun_anew_by_the_clock(lives: Lives) -> None:
+    (lives.folder / "boot.json").write_bytes(b"{")
+    assert lives.state.next_boot() > 1_600_000_000
+
+
+def test_the_newest_plan_of_each_deployment_is_kept(lives: Lives) -> None:
+    lives.state.save_serving(tombstone("a"))
+    lives.state.save_serving(tombstone("b"))
+    lives.state.save_serving(tombstone("a", "2-a-1"))
+    assert lives.start_again().serving() == (tombstone("a", "2-a-1"), tombstone("b"))
+
+
+def test_a_damaged_plan_is_passed_over(lives: Lives) -> None:
+    lives.state.save_serving(tombstone("a"))
+    (lives.folder / "serving-b.json").write_bytes(b"\xff")
+    assert lives.state.serving() == (tombstone("a"),)
+
+
+def test_a_request_that_was_running_at_death_is_poison_for_ever(lives: Lives) -> None:
+    assert lives.state.poisoned() == frozenset()
+    lives.state.enter("bad")
+    assert lives.start_again().poisoned() == {"bad"}
+    lives.state.enter("good")
+    lives.state.leave()
+    assert lives.start_again().poisoned() == {"bad"}
+
+
+def test_only_so_many_poisonous_requests_are_remembered(lives: Lives) -> None:
+    for index in range(70):
+        lives.state.enter(f"r{index}")
+        found = lives.state.poisoned()
+    assert len(found) == 64
+    assert "r69" in found
+    assert "r5" not in found
+
+
+def test_a_second_agent_in_the_same_folder_is_refused(lives: Lives) -> None:
+    with pytest.raises(StoreError) as caught:
+        StateFolder(lives.folder)
+    assert str(caught.value) == f"{lives.folder} is in use by another agent: give each its own --folder"
+    assert lives.start_again().serving() == ()
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match=r"file cannot be used: (File exists|Not a directory)"):
+        StateFolder(tmp_path / "file")
