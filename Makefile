@@ -46,7 +46,7 @@ package: $(STAMP) ## write a bundle: PROFILE=rpi4 MODEL=net.onnx OUT=folder RECI
 		$(if $(OUT),--out '$(OUT)') $(if $(RECIPE),--recipe '$(RECIPE)') $(ARGS)
 
 bench: $(STAMP) ## print the figures of one benchmark: NAME=sharding
-	@test -n '$(NAME)' || { echo 'Give NAME=, one of:' $(basename $(notdir $(filter-out %/__init__.py,$(wildcard benchmarks/*.py)))); exit 2; }
+	@test -n '$(NAME)' || { echo 'Give NAME=, one of:' $(basename $(notdir $(filter-out %/__init__.py %/fleet.py %/measure.py,$(wildcard benchmarks/*.py)))); exit 2; }
 	@$(BIN)/python -m benchmarks.$(NAME) $(ARGS)
 
 test: lint ## lint, then run all tests

@@ -32,7 +32,6 @@ from edge.effects import (
     Tick,
 )
 from edge.fetch import KeepBlock
-from edge.formats.message import Session
 from edge.formats.topics import Topics
 from edge.inbox import Inbox
 from edge.loader import Loader
@@ -110,9 +109,7 @@ class Agent:
             fleet=me.fleet,
             node=me.name,
             on_event=self._inbox.put_from_network,
-            will=lambda connect: state_publication(
-                topics, me.name, Session(boot=me.boot, connect=connect), online=False
-            ),
+            will=lambda connect: state_publication(topics, me, connect=connect, online=False),
         )
         stages = StageTable()
         put = self._inbox.put

@@ -5,6 +5,7 @@ import ctypes
 import logging
 import os
 import platform
+import secrets
 import signal
 import sys
 import time
@@ -88,6 +89,7 @@ def _run(options: argparse.Namespace) -> int:
             name=options.name,
             fleet=options.fleet,
             boot=state.next_boot(),
+            instance=secrets.token_hex(8),
             profile=profile.id,
             runtimes=_offers(),
             memory_bytes=min(profile.usable_memory_bytes, available_bytes(), options.memory_limit or sys.maxsize),

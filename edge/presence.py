@@ -27,12 +27,14 @@ class AgentIdentity:
 
     Attributes:
         boot: counter on disk.
+        instance: drawn at random by this process.
         memory_bytes: RAM that stages may use in all.
     """
 
     name: str
     fleet: str
     boot: int
+    instance: str
     profile: str
     runtimes: tuple[RuntimeOffer, ...]
     memory_bytes: int
@@ -59,7 +61,6 @@ class Presence:
     online: bool = False
     due: bool = False
     _announced: float = float("-inf")
-    _confirmed: bool = False
     _rivals: list[float] = field(default_factory=list)
 
     @property
@@ -94,7 +95,7 @@ class Presence:
             agent_version=me.agent_version,
         )
         return [
-            state_publication(self.topics, me.name, self.session, online=True),
+            state_publication(self.topics, me, connect=self.connect, online=True),
             control(self.topics.about(me.name), about, qos=1, retain=True),
         ]
 
@@ -105,23 +106,24 @@ class Presence:
             FormatError: it is no state.
         """
         state = decode_message(event.payload, State)
-        if state.online and state.session == self.session:
-            self._confirmed = True
+        me = self.identity
+        if state.online and state.session == self.session and state.instance == me.instance:
             return []
-        if state.session <= self.session or (event.retained and not self._confirmed):
-            # A last will of an earlier connection, late, or what the broker kept of a former life of this device
-            # whose boot counter is lost: the truth is said again.
+        if (state.session.boot, state.instance) <= (me.boot, me.instance):
+            # A late last will of an earlier connection or life, or a rival that is to stop: the truth is said again.
             return self.announce(free_memory_bytes, now)
+        # Also what the broker kept of a former life of a device that lost its boot counter; that is seen once or twice.
         self._rivals = [*(at for at in self._rivals if now - at < RIVAL_SECONDS), now]
         if len(self._rivals) >= RIVAL_TIMES:
             return [Stop(reason=f"another agent is called {self.identity.name}: give each its own --name")]
         return self.announce(free_memory_bytes, now)
 
 
-def state_publication(topics: Topics, node: str, session: Session, *, online: bool) -> Publication:
+def state_publication(topics: Topics, me: AgentIdentity, *, connect: int, online: bool) -> Publication:
     """Return the birth message or the last will of an agent."""
-    state = State(node=node, role="agent", online=online, session=session)
-    return control(topics.state(node), state, qos=1, retain=True)
+    session = Session(boot=me.boot, connect=connect)
+    state = State(node=me.name, role="agent", online=online, session=session, instance=me.instance)
+    return control(topics.state(me.name), state, qos=1, retain=True)
 
 
 def control(topic: str, message: Message, *, qos: int, retain: bool = False) -> Publication:

@@ -331,12 +331,26 @@ def rehash(bundle: OpenBundle) -> Iterator[Blob]:
 
     Raises:
         DigestMismatch: a file is not what its name says.
-        BundleError: a file is missing, or one is there that nobody names.
+        BundleError: a file is missing, or something is there that is no file.
     """
-    for blob in bundle.blobs():
-        bundle.read(blob)
-        yield blob
+    seen: set[str] = set()
+    for blob in (*bundle.blobs(), *_attached(bundle)):
+        if blob.digest not in seen:
+            seen.add(blob.digest)
+            bundle.read(blob)
+            yield blob
     for path in sorted(bundle.blobs_folder.iterdir()):
+        if not path.is_file():
+            raise BundleError(f"{path}: not a file; only blobs belong here")
         found = digest_of(path.read_bytes())
         if found.removeprefix("sha256:") != path.name:
             raise DigestMismatch(expected=f"sha256:{path.name[:64]}", found=found, where=str(path))
+
+
+def _attached(bundle: OpenBundle) -> Iterator[Blob]:
+    """Yield what the OCI files name: manifests, configs, weights, report and signatures."""
+    index = _decode(OciIndex, _read_limited(bundle.folder / "index.json", MAX_OCI_JSON_BYTES), bundle.folder)
+    for entry in index.manifests:
+        manifest = _read_json(OciManifest, bundle.blobs_folder, entry)
+        for part in (entry, manifest.config, *manifest.layers):
+            yield Blob(digest=part.digest, size_bytes=part.size)

@@ -49,6 +49,7 @@ class Descriptor(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 class OciManifest(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """The part of an OCI image manifest that is read back."""
 
+    config: Descriptor
     layers: tuple[Descriptor, ...]
     artifact_type: str | None = None
     subject: Descriptor | None = None

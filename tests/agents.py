@@ -53,7 +53,7 @@ def running_agents(
         agents = []
         for name in names:
             agent = AgentProcess(url, name, folder, options)
-            stack.callback(lambda agent=agent: stop_child(agent.process))
+            stack.callback(stop_child, agent.process)
             agents.append(agent)
         for agent in agents:
             agent.await_line(" ready: ")

@@ -56,6 +56,7 @@ from edge.transport import Channel, MemoryBroker, MemoryTransport, Publication, 
 from tests.tiny_bundle import TinyBundle
 
 TOPICS = Topics(fleet="default")
+INSTANCE = "5"
 OFFER = RuntimeOffer(name="onnxruntime", version="1.32.0", providers=("CPUExecutionProvider",))
 
 
@@ -87,6 +88,7 @@ class VirtualAgent:
             name=name,
             fleet="default",
             boot=boot,
+            instance=INSTANCE,
             profile="rpi4",
             runtimes=(OFFER,),
             memory_bytes=memory_bytes,
@@ -115,7 +117,7 @@ class VirtualAgent:
         self.transport = MemoryTransport(
             broker,
             on_event=self._events.append,
-            will=lambda connect: state_publication(TOPICS, name, Session(boot=boot, connect=connect), online=False),
+            will=lambda connect: state_publication(TOPICS, identity, connect=connect, online=False),
         )
         self._carriers: dict[type[Any], Callable[[Any], object]] = {
             Publication: self.transport.publish,

@@ -31,12 +31,18 @@ class _Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
 
 
 class State(_Message, kw_only=True, frozen=True, tag="state"):
-    """Birth and last will of a node."""
+    """Birth and last will of a node.
+
+    Attributes:
+        instance: drawn at random by each process, so that two devices made from one disk image, whose boot counters
+            are equal, can be told apart.
+    """
 
     node: str
     role: Literal["agent", "coordinator", "client"]
     online: bool
     session: Session
+    instance: str = ""
 
 
 class RuntimeOffer(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,6 +2,8 @@
 
 import json
 import sys
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -60,13 +62,21 @@ def read_inputs(path: Path, manifest: Manifest) -> dict[str, Array]:
         if path.stat().st_size > MAX_INPUT_BYTES:
             raise InvalidInput(f"{path}: {path.stat().st_size} bytes are more than {MAX_INPUT_BYTES}")
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:  # noqa: TID251  # pickle is refused here
-                return {name: arrays[name] for name in arrays.files}
+            return _read_arrays(path)
         data = path.read_bytes()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else "no .npz of plain arrays"
         raise InvalidInput(f"{path}: cannot be read ({reason})") from error
     if manifest.preprocess is None:
         names = ", ".join(spec.name for spec in manifest.inputs)
         raise InvalidInput(f"{path}: model {manifest.name!r} takes no photos; give an .npz with the arrays {names}")
     return {manifest.preprocess.input: prepare_image(manifest.preprocess, data, where=str(path))}
+
+
+def _read_arrays(path: Path) -> dict[str, Array]:
+    with zipfile.ZipFile(path) as archive:
+        size_bytes = sum(entry.file_size for entry in archive.infolist())
+    if size_bytes > MAX_INPUT_BYTES:
+        raise InvalidInput(f"{path}: unpacks to {size_bytes} bytes, more than {MAX_INPUT_BYTES}")
+    with np.load(path, allow_pickle=False) as arrays:  # noqa: TID251  # pickle is refused here
+        return {name: arrays[name] for name in arrays.files}

@@ -4,7 +4,7 @@ import pytest
 
 from edge.formats.message import About, Heartbeat, Hello, Session, State
 from edge.transport import Channel, MemoryBroker
-from tests.virtual_agent import TOPICS, Ear, VirtualAgent
+from tests.virtual_agent import INSTANCE, TOPICS, Ear, VirtualAgent
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def agent(broker: MemoryBroker, ear: Ear) -> VirtualAgent:
 
 def test_a_new_agent_says_that_it_is_online_what_it_is_and_hello(agent: VirtualAgent, ear: Ear) -> None:
     session = Session(boot=1, connect=1)
-    assert ear.messages(State) == [State(node="pi-1", role="agent", online=True, session=session)]
+    assert ear.messages(State) == [State(node="pi-1", role="agent", online=True, session=session, instance=INSTANCE)]
     about = ear.messages(About)[0]
     assert (about.profile, about.memory_bytes, about.cores) == ("rpi4", 1 << 30, 4)
     assert ear.messages(Hello) == [Hello(node="pi-1")]
@@ -45,7 +45,8 @@ def test_a_late_last_will_of_an_earlier_connection_is_corrected(agent: VirtualAg
     late = State(node="pi-1", role="agent", online=False, session=Session(boot=1, connect=1))
     ear.say(TOPICS.state("pi-1"), late, retain=True)
     agent.pump()
-    assert ear.messages(State)[-1] == State(node="pi-1", role="agent", online=True, session=Session(boot=1, connect=2))
+    state = ear.messages(State)[-1]
+    assert (state.online, state.session) == (True, Session(boot=1, connect=2))
 
 
 def test_a_correction_that_comes_too_soon_is_made_with_a_later_tick(agent: VirtualAgent, ear: Ear) -> None:
@@ -64,6 +65,18 @@ def test_it_stops_when_a_newer_agent_of_its_name_shows_up_three_times(agent: Vir
         agent.pump()
         assert bool(agent.stopped) == (connect == 2)
     assert agent.stopped == "another agent is called pi-1: give each its own --name"
+
+
+@pytest.mark.parametrize(("instance", "stops"), [("f", True), ("0", False)])
+def test_of_two_devices_made_from_one_disk_image_one_stops(
+    agent: VirtualAgent, ear: Ear, instance: str, stops: bool
+) -> None:
+    for connect in range(4):
+        session = Session(boot=1, connect=connect)
+        rival = State(node="pi-1", role="agent", online=False, session=session, instance=instance)
+        ear.say(TOPICS.state("pi-1"), rival, retain=True)
+        agent.pump()
+    assert bool(agent.stopped) == stops
 
 
 def test_a_rival_that_shows_up_seldom_is_outlived(agent: VirtualAgent, ear: Ear) -> None:
