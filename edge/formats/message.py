@@ -158,6 +158,12 @@ class UndeployRequest(_Message, kw_only=True, frozen=True, tag="undeploy"):
     reply_to: str
 
 
+class CancelRequest(_Message, kw_only=True, frozen=True, tag="cancel"):
+    """Command to a coordinator: stop a command of this sender, unless it is committed."""
+
+    request_id: str
+
+
 class CommandOutcome(_Message, kw_only=True, frozen=True, tag="outcome"):
     """What became of a command.
 
@@ -252,7 +258,7 @@ class Done(_Message, kw_only=True, frozen=True, tag="done"):
     attempt: int
 
 
-Command = Abandon | DeployRequest | UndeployRequest
+Command = Abandon | DeployRequest | UndeployRequest | CancelRequest
 Event = Progress | Ready | Failed | Dropped | CommandOutcome
 Ack = Taken | Done
 Message = State | About | Heartbeat | Hello | Lease | Command | Event | FetchRequest | Block | Ack

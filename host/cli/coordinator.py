@@ -1,0 +1,51 @@
+"""`shardwire coordinator`."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from edge.formats.topics import check_name
+from host.cli.options import DEFAULT_BROKER, DEFAULT_FLEET, Broker, Fleet
+from host.fleet.daemon import open_coordinator
+
+_DEFAULT_FOLDER = Path.home() / ".local" / "share" / "shardwire"
+
+
+def command(
+    broker: Broker = DEFAULT_BROKER,
+    fleet: Fleet = DEFAULT_FLEET,
+    name: Annotated[str, typer.Option(help="Node name of this coordinator; each needs its own.")] = "coordinator",
+    folder: Annotated[Path | None, typer.Option(help="Where it keeps blobs and deployments.")] = None,
+    connect_timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for the first connection.")] = 30.0,
+) -> None:
+    """Run the daemon that plans, ships and watches."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    check_name(name, what="coordinator name")
+    stop = threading.Event()
+    interrupted = threading.Event()
+
+    def leave(number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            interrupted.set()
+        stop.set()
+
+    with open_coordinator(
+        broker,
+        fleet=fleet,
+        name=name,
+        folder=folder or _DEFAULT_FOLDER / fleet / name,
+        connect_seconds=connect_timeout,
+    ) as loop:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, leave)
+        logging.getLogger("host.fleet").info("%s is connected to %s, fleet %s", name, broker.rpartition("@")[2], fleet)
+        loop.run(stop.is_set)
+    if interrupted.is_set():
+        raise KeyboardInterrupt

@@ -1,0 +1,75 @@
+"""`shardwire fleet`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edge.errors import ProfileError
+from edge.formats.message import About
+from edge.formats.profile import load_profile, profile_ids
+from host.cli.console import err, out, print_json, size_text, table
+from host.cli.options import DEFAULT_BROKER, DEFAULT_FLEET, Broker, Fleet, Json, quiet_transport
+from host.fleet.observe import FleetView, Sighting, look
+
+
+def command(broker: Broker = DEFAULT_BROKER, fleet: Fleet = DEFAULT_FLEET, json: Json = False) -> None:
+    """List the devices of a fleet."""
+    quiet_transport()
+    view = look(broker, fleet=fleet)
+    if json:
+        print_json([_record(seen) for seen in view.devices])
+        return
+    if not view.devices:
+        err.print(f"no devices are known in fleet {fleet!r}; start shardwire-agent on them")
+        return
+    rows = table(
+        "device", "profile", "state", "runtimes", ">memory free", ">of", ">int8 MAC/s", ">fp32 MAC/s", ">blobs"
+    )
+    for seen in view.devices:
+        rows.add_row(*_row(seen))
+    out.print(rows)
+    err.print(_coordinator(view))
+
+
+def _coordinator(view: FleetView) -> str:
+    return f"coordinator: {view.coordinator}" if view.coordinator else "coordinator: none (deploy runs one for itself)"
+
+
+def _row(seen: Sighting) -> list[str]:
+    state = "online" if seen.online else "offline"
+    about = seen.node.about
+    if about is None:
+        return [seen.node.name, "?", state, "", "", "", "", "", ""]
+    runtimes = ", ".join(f"{offer.name} {offer.version}" for offer in about.runtimes) or "none"
+    speeds = [f"{speed / 1e9:.1f} G" if speed else "?" for speed in (_speed(about, "int8"), _speed(about, "float32"))]
+    memory = [size_text(about.free_memory_bytes), size_text(about.memory_bytes)]
+    return [about.node, about.profile, state, runtimes, *memory, *speeds, size_text(about.held_bytes)]
+
+
+def _speed(about: About, dtype: str) -> float | None:
+    """Multiply-accumulates a second: measured, else of the profile, else None."""
+    if about.macs_per_second.get(dtype):
+        return about.macs_per_second[dtype]
+    if about.profile not in profile_ids():
+        return None
+    try:
+        return load_profile(about.profile).macs_per_second.of(dtype)
+    except ProfileError:
+        return None
+
+
+def _record(seen: Sighting) -> dict[str, Any]:
+    about = seen.node.about
+    record: dict[str, Any] = {"name": seen.node.name, "online": seen.online}
+    if about is None:
+        return record
+    return record | {
+        "profile": about.profile,
+        "runtimes": {offer.name: offer.version for offer in about.runtimes},
+        "memory_bytes": about.memory_bytes,
+        "free_memory_bytes": about.free_memory_bytes,
+        "free_disk_bytes": about.free_disk_bytes,
+        "held_bytes": about.held_bytes,
+        "macs_per_second": {dtype: _speed(about, dtype) for dtype in ("int8", "float32")},
+        "agent_version": about.agent_version,
+    }

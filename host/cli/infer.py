@@ -1,0 +1,134 @@
+"""`shardwire infer`."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edge.client import Client
+from edge.errors import InvalidInput, TransportError
+from edge.formats.bundle import Manifest
+from edge.formats.tensor import Array, check_inputs
+from edge.formats.topics import check_name
+from edge.preprocess import read_labels
+from edge.requests import InferenceResult
+from host.cli.console import out, print_json, read_inputs
+from host.cli.options import DEFAULT_BROKER, DEFAULT_FLEET, Broker, Fleet, Json, quiet_transport
+from host.cli.run import describe
+from host.cli.signals import terminated_as_exit
+from host.errors import FleetError
+from host.fleet.hops import hop_times
+
+_KNOWN_SECONDS = 3.0
+_MANIFEST_SECONDS = 60.0
+
+
+def command(
+    name: Annotated[str, typer.Argument(help="Deployment.")],
+    files: Annotated[list[Path] | None, typer.Argument(help="Photos, or .npz files with the input tensors.")] = None,
+    inputs: Annotated[list[Path] | None, typer.Option(help="One more .npz file with the input tensors.")] = None,
+    stream: Annotated[bool, typer.Option("--stream", help="Keep several requests in flight.")] = False,
+    window: Annotated[int, typer.Option(min=1, max=1024, help="How many, with --stream.")] = 4,
+    top: Annotated[int, typer.Option(min=1, max=100, help="How many classes to show.")] = 1,
+    deadline: Annotated[float, typer.Option(min=0.1, help="Seconds that each request may take.")] = 30.0,
+    broker: Broker = DEFAULT_BROKER,
+    fleet: Fleet = DEFAULT_FLEET,
+    json: Json = False,
+) -> None:
+    """Send photos or tensors through a deployment."""
+    quiet_transport()
+    check_name(name, what="deployment name")
+    paths = [*(files or []), *(inputs or [])]
+    if not paths:
+        raise typer.BadParameter("give photos or .npz files", param_hint="FILES")
+    with terminated_as_exit(), Client.connect(broker, fleet=fleet) as client:
+        manifest = _manifest(client, name)
+        # Read before anything is sent: one bad file among many stops the whole command, not half of it.
+        requests = [_request(path, manifest) for path in paths]
+        results = client.stream(name, requests, window=window if stream else 1, deadline_seconds=deadline, observe=True)
+        records = list(_shown(paths, results, manifest, top=top, quiet=json))
+    if json:
+        print_json(records)
+
+
+def _manifest(client: Client, name: str) -> Manifest:
+    with contextlib.suppress(TransportError):
+        # Whether there is such a deployment is known soon; its manifest may take longer on a slow link.
+        return client.deployment(name, timeout_seconds=_KNOWN_SECONDS)[1]
+    return client.deployment(name, timeout_seconds=_MANIFEST_SECONDS)[1]
+
+
+def _request(path: Path, manifest: Manifest) -> Mapping[str, Array]:
+    tensors = read_inputs(path, manifest)
+    if fault := check_inputs(tensors, manifest.inputs):
+        raise InvalidInput(f"{path}: {fault}")
+    return tensors
+
+
+def _shown(
+    paths: Sequence[Path], results: Iterator[InferenceResult], manifest: Manifest, *, top: int, quiet: bool
+) -> Iterator[dict[str, Any]]:
+    """Print each answer as it comes and yield its record."""
+    for path in paths:
+        try:
+            result = next(results)
+        except StopIteration as error:
+            raise FleetError(f"{path}: the client ended without an answer") from error
+        answers = [] if manifest.labels is None else read_labels(manifest.labels, result.outputs, top=top)
+        if not quiet:
+            _print(path, result, answers)
+        yield _record(path, result, answers)
+
+
+def _print(path: Path, result: InferenceResult, answers: Sequence[tuple[str, float]]) -> None:
+    latency = f"{result.latency_seconds * 1e3:.1f} ms"
+    if not answers:
+        shown = "; ".join(describe(name, array) for name, array in result.outputs.items())
+        out.print(f"{path.name}: {shown}, {latency}", markup=False, soft_wrap=True)
+    for place, (label, probability) in enumerate(answers):
+        tail = f", {latency}" if place == 0 else ""
+        out.print(f"{path.name}: {label}, {probability:.3f}{tail}", markup=False, soft_wrap=True)
+    out.print(f"  {timeline(result)}", style="dim", markup=False, soft_wrap=True)
+
+
+def timeline(result: InferenceResult) -> str:
+    """Return the way of one request: hops, and at each device how long it waited and ran."""
+    hops = hop_times(result)
+    words = ["client"]
+    for hop, stage in zip(hops, result.trace, strict=False):
+        words.append(f"─{_ms(hop.seconds)}→ {stage.device}")
+        words.append(f"(queue {_ms(stage.queued_seconds)}, run {_ms(stage.run_seconds)})")
+    words.append(f"─{_ms(hops[-1].seconds)}→ client; in ms")
+    if result.attempts > 1:
+        words.append(f"(sent {result.attempts} times)")
+    return " ".join(words)
+
+
+def _ms(seconds: float | None) -> str:
+    return "?" if seconds is None else f"{seconds * 1e3:.1f}"
+
+
+def _record(path: Path, result: InferenceResult, answers: Sequence[tuple[str, float]]) -> dict[str, Any]:
+    return {
+        "file": str(path),
+        "labels": [{"label": label, "probability": probability} for label, probability in answers],
+        "outputs": {name: list(array.shape) for name, array in result.outputs.items()},
+        "latency_seconds": result.latency_seconds,
+        "attempts": result.attempts,
+        "epoch": result.epoch,
+        "stages": [
+            {
+                "device": stage.device,
+                "queued_seconds": stage.queued_seconds,
+                "run_seconds": stage.run_seconds,
+                "received_bytes": stage.received_bytes,
+                "sent_bytes": stage.sent_bytes,
+            }
+            for stage in result.trace
+        ],
+        "hops": [{"from": hop.sender, "to": hop.receiver, "seconds": hop.seconds} for hop in hop_times(result)],
+    }

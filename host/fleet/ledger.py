@@ -1,0 +1,75 @@
+"""What is known of deployments: the newest serving value of each, and the newest epoch ever seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from enum import Enum
+
+from edge.errors import FormatError
+from edge.formats.plan import Deployment, Epoch, decode_deployment, parse_epoch
+
+
+class News(Enum):
+    """What a value from the broker was to us."""
+
+    NEWER = "newer"
+    SAME = "same"
+    OLDER = "older"
+
+
+class Ledger:
+    """Keeps the largest value of each deployment, in the order of epochs."""
+
+    def __init__(self, known: Iterable[Deployment] = ()) -> None:
+        self._serving: dict[str, Deployment] = {}
+        self._epochs: dict[str, Epoch] = {}
+        for value in known:
+            self.keep(value)
+
+    def keep(self, value: Deployment) -> News:
+        """Take a serving value; smaller ones than the one known are ignored."""
+        epoch = self._note(value)
+        before = self._serving.get(value.name)
+        if before is not None and epoch < parse_epoch(before.epoch):
+            return News.OLDER
+        self._serving[value.name] = value
+        return News.SAME if value == before else News.NEWER
+
+    def receive(self, name: str, kind: str, payload: bytes) -> tuple[Deployment, News] | None:
+        """Take a `desired` or `serving` from the broker; return a serving value and what it is to us.
+
+        Raises:
+            FormatError: malformed, or under another name.
+        """
+        if not payload or kind not in ("desired", "serving"):
+            return None
+        value = decode_deployment(payload)
+        if value.name != name:
+            raise FormatError(f"deployment {name!r}: the value is of {value.name[:64]!r}")
+        if kind == "serving":
+            return value, self.keep(value)
+        self._note(value)
+        return None
+
+    def serving(self, name: str) -> Deployment | None:
+        """Return the newest serving value of a deployment, which may be a tombstone."""
+        return self._serving.get(name)
+
+    def values(self) -> Sequence[Deployment]:
+        """Return the newest serving value of every deployment."""
+        return [value for _, value in sorted(self._serving.items())]
+
+    def names(self) -> Sequence[str]:
+        """Return the names of those that are served."""
+        return [value.name for value in self.values() if not value.removed]
+
+    def newest(self, name: str) -> Epoch | None:
+        """Return the newest epoch seen of a deployment, prepared or served."""
+        return self._epochs.get(name)
+
+    def _note(self, value: Deployment) -> Epoch:
+        epoch = parse_epoch(value.epoch)
+        before = self._epochs.get(value.name)
+        if before is None or epoch > before:
+            self._epochs[value.name] = epoch
+        return epoch

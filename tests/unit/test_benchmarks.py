@@ -1,0 +1,90 @@
+"""The benchmarks print the figures that the documentation quotes, and measure what they say."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from benchmarks import footprint, pipeline, sharding
+from benchmarks.measure import Key, cpu_seconds, interleaved, own_cpu_seconds, paired_ratio, percentile, report
+
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
+
+
+@pytest.mark.parametrize(
+    ("keys", "wanted"),
+    [
+        (
+            sharding.KEYS,
+            """max_abs_error_fp32 bit_equal_exact bit_equal_int8 cpu_ratio_int8_composed cpu_ratio_int8_two
+            cpu_ratio_int8_all_cuts shards largest_shard_bytes max_shard_bytes""",
+        ),
+        (footprint.KEYS, "device_install_mb agent_rss_mb bare_runtime_rss_mb agent_start_seconds"),
+        (pipeline.KEYS, "throughput_ratio cpu_ratio latency_ms_p50 latency_ms_p99"),
+    ],
+)
+def test_each_benchmark_has_its_figures(keys: Sequence[Key], wanted: str) -> None:
+    names = [key.name for key in keys]
+    assert set(wanted.split()) <= set(names)
+    assert len(names) == len(set(names))
+
+
+def test_the_documentation_explains_every_figure() -> None:
+    explained = re.findall(r"^\| `([a-z0-9_]+)` \|", DOCS.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    # The pipeline prints its figures once for each kind of weights and each window; they are explained once.
+    printed = [*sharding.KEYS, *footprint.KEYS, *(Key(name=base(key.name), meaning="") for key in pipeline.KEYS)]
+    assert explained == list(dict.fromkeys(key.name for key in printed))
+
+
+def base(name: str) -> str:
+    """The name of a figure of the pipeline without weights and window."""
+    return re.sub(r"_(int8|fp32)(_window\d)?$", "", name)
+
+
+def test_json_is_one_object_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    report({"share": 0.123456, "count": 123456789, "equal": True}, (), as_json=True)
+    assert json.loads(capsys.readouterr().out) == {  # noqa: TID251 - read as any program would
+        "share": 0.1235,
+        "count": 123456789,
+        "equal": True,
+    }
+
+
+def test_people_get_a_line_for_each_figure_with_its_meaning(capsys: pytest.CaptureFixture[str]) -> None:
+    report({"equal": True, "size": 1234567}, (Key(name="size", meaning="in bytes"),), as_json=False)
+    assert capsys.readouterr().out == "equal           yes\nsize      1,234,567  in bytes\n"
+
+
+def test_ratios_are_taken_round_by_round() -> None:
+    # A machine twice as slow in one round is so for both: the ratio does not see it.
+    assert paired_ratio([2.0, 4.0, 2.2], [1.0, 2.0, 1.0]) == 2.0
+
+
+@pytest.mark.parametrize(("share", "value"), [(50, 2), (75, 3), (99, 4), (100, 4), (0, 1)])
+def test_a_percentile_is_one_of_the_values(share: float, value: int) -> None:
+    assert percentile([4, 1, 3, 2], share) == value
+
+
+def test_every_piece_of_work_gets_its_turns() -> None:
+    calls: list[str] = []
+    spent = interleaved({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=3, repeats=2)
+    assert {name: len(rounds) for name, rounds in spent.items()} == {"a": 3, "b": 3}
+    assert calls[:2] == ["a", "b"]  # warming up
+    assert sorted(calls) == ["a"] * 7 + ["b"] * 7
+    assert all(calls[at] == calls[at + 1] for at in range(2, len(calls), 2))
+
+
+def test_cpu_time_is_of_work_not_of_waiting() -> None:
+    before, own = cpu_seconds("self"), own_cpu_seconds()
+    child = subprocess.run(["true"], check=True)
+    assert child.returncode == 0
+    total = sum(number * number for number in range(300_000))
+    assert total > 0
+    assert cpu_seconds(os.getpid()) > before
+    assert own_cpu_seconds() > own

@@ -1,0 +1,50 @@
+"""Where the time of a request went, by the client's clock alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from edge.formats.frame import Hop
+from edge.requests import InferenceResult
+from host.fleet.hops import hop_times
+
+
+def stage(index: int, queued: float, run: float) -> Hop:
+    return Hop(
+        stage=index, device=f"pi-{index}", queued_seconds=queued, run_seconds=run, received_bytes=1, sent_bytes=1
+    )
+
+
+def result(*taken: float | None, attempts: int = 1) -> InferenceResult:
+    return InferenceResult(
+        outputs={},
+        trace=(stage(0, 0.01, 0.1), stage(1, 0.02, 0.2)),
+        latency_seconds=0.5,
+        taken_seconds=taken,
+        attempts=attempts,
+        epoch="1-a-1",
+    )
+
+
+def test_a_hop_is_what_lies_between_two_arrivals_less_what_the_stage_kept() -> None:
+    hops = hop_times(result(0.03, 0.2))
+    assert [(hop.sender, hop.receiver) for hop in hops] == [("client", "pi-0"), ("pi-0", "pi-1"), ("pi-1", "client")]
+    assert [hop.seconds for hop in hops] == pytest.approx([0.03, 0.06, 0.08])
+
+
+def test_the_hops_and_the_stages_add_up_to_the_latency() -> None:
+    answered = result(0.03, 0.2)
+    kept = sum(hop.queued_seconds + hop.run_seconds for hop in answered.trace)
+    assert sum(hop.seconds or 0.0 for hop in hop_times(answered)) + kept == pytest.approx(answered.latency_seconds)
+
+
+@pytest.mark.parametrize(
+    ("taken", "known"),
+    [((0.03, None), [True, False, False]), ((None, 0.2), [False, False, True]), ((), [False, False, False])],
+)
+def test_where_an_ack_is_missing_its_two_hops_are_unknown(taken: tuple[float | None, ...], known: list[bool]) -> None:
+    assert [hop.seconds is not None for hop in hop_times(result(*taken))] == known
+
+
+def test_after_a_resend_nothing_is_claimed() -> None:
+    assert [hop.seconds for hop in hop_times(result(0.03, 0.2, attempts=2))] == [None, None, None]
