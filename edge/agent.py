@@ -1,6 +1,6 @@
 """The agent's loop: network threads → bounded queue → session → compute, disk and load threads → publish.
 
-The session decides everything (`edge.session`); the threads here only carry its effects out. Threads:
+The session decides everything (`edge.protocol.session`); the threads here only carry its effects out. Threads:
 `mqtt-control`, `mqtt-data` (paho), the main thread (session), `compute` (runs frames, beats the heart),
 `disk` (blobs) and `load` (stages, beside those that run).
 """
@@ -13,9 +13,14 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Literal
 
-from edge.compute import Compute, StageTable
-from edge.disk import Disk
-from edge.effects import (
+from edge.device.compute import Compute, StageTable
+from edge.device.disk import Disk
+from edge.device.loader import Loader
+from edge.formats.topics import Topics
+from edge.inbox import Inbox
+from edge.mqtt import MqttTransport
+from edge.mqtt_url import parse_broker_url
+from edge.protocol.effects import (
     AgentEvent,
     AnswerFetch,
     BeginBlob,
@@ -31,14 +36,9 @@ from edge.effects import (
     Subscribe,
     Tick,
 )
-from edge.fetch import KeepBlock
-from edge.formats.topics import Topics
-from edge.inbox import Inbox
-from edge.loader import Loader
-from edge.mqtt import MqttTransport
-from edge.mqtt_url import parse_broker_url
-from edge.presence import AgentIdentity, state_publication
-from edge.session import AgentSession, OnDisk
+from edge.protocol.fetch import KeepBlock
+from edge.protocol.presence import AgentIdentity, state_publication
+from edge.protocol.session import AgentSession, OnDisk
 from edge.state import StateFolder
 from edge.store import BlobStore
 from edge.transport import Channel, Publication, Received

@@ -14,12 +14,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from edge.agent import EXIT_ERROR, Agent, AgentSettings
+from edge.device.memory import available_bytes
 from edge.errors import ShardwireError, StageError
 from edge.formats.message import RuntimeOffer
 from edge.formats.profile import DeviceProfile, guess_profile, load_profile
 from edge.formats.topics import check_name
-from edge.memory import available_bytes
-from edge.presence import AgentIdentity
+from edge.protocol.presence import AgentIdentity
 from edge.runtimes.table import installed_runtimes, load_runtime
 from edge.state import StateFolder
 from edge.store import BlobStore

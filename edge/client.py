@@ -19,7 +19,7 @@ from edge.formats.plan import Deployment
 from edge.formats.tensor import Array, check_inputs
 from edge.formats.topics import Topics, check_name
 from edge.mqtt import MqttTransport
-from edge.requests import InferenceResult, Route
+from edge.protocol.requests import InferenceResult, Route
 from edge.transport import Channel
 
 __all__ = ["Client", "InferenceResult"]

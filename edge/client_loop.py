@@ -1,4 +1,4 @@
-"""The thread of a client: carries out what `edge.requests` and `edge.catalogue` decide. Used by `edge.client`."""
+"""The thread of `edge.client`: carries out what `edge.protocol.requests` and `edge.protocol.catalogue` decide."""
 
 import itertools
 import random
@@ -10,9 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from edge.catalogue import Catalogue, CatalogueAction, Removed
 from edge.errors import Cancelled, RequestError, ShardwireError
-from edge.fetch import AskBlock
 from edge.formats.frame import decode_frame, encode_frame
 from edge.formats.message import Block, Hello, Session, Taken, decode_message, encode_message
 from edge.formats.packet import Reassembler, split
@@ -20,8 +18,10 @@ from edge.formats.plan import decode_deployment
 from edge.formats.tensor import Array
 from edge.formats.topics import Topics
 from edge.inbox import Inbox
-from edge.needs import frame_limit_bytes
-from edge.requests import InferenceResult, RequestAction, Requests, Route, SendRequest
+from edge.protocol.catalogue import Catalogue, CatalogueAction, Removed
+from edge.protocol.fetch import AskBlock
+from edge.protocol.needs import frame_limit_bytes
+from edge.protocol.requests import InferenceResult, RequestAction, Requests, Route, SendRequest
 from edge.transport import Channel, Connected, Publication, Received, Subscribed, Transport
 
 _TICK_SECONDS = 0.25

@@ -12,7 +12,6 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper
 
-from edge.fetch import answer_fetch
 from edge.formats.bundle import (
     Blob,
     BoundaryTensor,
@@ -44,6 +43,7 @@ from edge.formats.plan import Deployment, Plan, Stage, encode_deployment
 from edge.formats.tensor import TensorSpec
 from edge.formats.topics import Topics
 from edge.mqtt import MqttTransport
+from edge.protocol.fetch import answer_fetch
 from edge.transport import Channel, Connected, Publication, Received, TransportEvent
 
 WIDTH = 384

@@ -6,7 +6,22 @@ from typing import Any
 
 import numpy as np
 
-from edge.effects import (
+from edge.formats.bundle import decode_manifest, digest_of
+from edge.formats.frame import Frame, FrameHeader, decode_frame, encode_frame
+from edge.formats.message import (
+    BLOCK_BYTES,
+    FetchRequest,
+    Message,
+    RuntimeOffer,
+    Session,
+    decode_message,
+    encode_message,
+)
+from edge.formats.packet import Reassembler, split
+from edge.formats.plan import Deployment, encode_deployment
+from edge.formats.tensor import Array
+from edge.formats.topics import Topics
+from edge.protocol.effects import (
     AgentEvent,
     AnswerFetch,
     Beat,
@@ -34,24 +49,9 @@ from edge.effects import (
     Subscribe,
     Tick,
 )
-from edge.fetch import KeepBlock, all_blocks, answer_fetch
-from edge.formats.bundle import decode_manifest, digest_of
-from edge.formats.frame import Frame, FrameHeader, decode_frame, encode_frame
-from edge.formats.message import (
-    BLOCK_BYTES,
-    FetchRequest,
-    Message,
-    RuntimeOffer,
-    Session,
-    decode_message,
-    encode_message,
-)
-from edge.formats.packet import Reassembler, split
-from edge.formats.plan import Deployment, encode_deployment
-from edge.formats.tensor import Array
-from edge.formats.topics import Topics
-from edge.presence import AgentIdentity, state_publication
-from edge.session import AgentSession, OnDisk
+from edge.protocol.fetch import KeepBlock, all_blocks, answer_fetch
+from edge.protocol.presence import AgentIdentity, state_publication
+from edge.protocol.session import AgentSession, OnDisk
 from edge.transport import Channel, MemoryBroker, MemoryTransport, Publication, Received, TransportEvent
 from tests.tiny_bundle import TinyBundle
 
@@ -64,6 +64,20 @@ def run_as_addition(frame: Frame) -> dict[str, Array]:
     """Play a stage: every stage of the tiny bundle adds one and gives the next cut."""
     name = {"x": "hidden", "hidden": "y"}[next(iter(frame.tensors))]
     return {name: np.asarray(next(iter(frame.tensors.values())) + np.float32(1))}
+
+
+def _identity(name: str, *, boot: int, memory_bytes: int) -> AgentIdentity:
+    return AgentIdentity(
+        name=name,
+        fleet="default",
+        boot=boot,
+        instance=INSTANCE,
+        profile="rpi4",
+        runtimes=(OFFER,),
+        memory_bytes=memory_bytes,
+        cores=4,
+        agent_version="0",
+    )
 
 
 class VirtualAgent:
@@ -84,17 +98,7 @@ class VirtualAgent:
         blobs: dict[str, bytes] | None = None,
         run: Callable[[Frame], dict[str, Array]] = run_as_addition,
     ) -> None:
-        identity = AgentIdentity(
-            name=name,
-            fleet="default",
-            boot=boot,
-            instance=INSTANCE,
-            profile="rpi4",
-            runtimes=(OFFER,),
-            memory_bytes=memory_bytes,
-            cores=4,
-            agent_version="0",
-        )
+        identity = _identity(name, boot=boot, memory_bytes=memory_bytes)
         self.name = name
         self.now = 100.0
         self.blobs = dict(blobs or {})

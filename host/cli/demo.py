@@ -18,7 +18,7 @@ from edge.client import Client
 from edge.formats.message import DeployRequest
 from edge.formats.tensor import Array
 from edge.preprocess import prepare_image, read_labels
-from edge.requests import InferenceResult
+from edge.protocol.requests import InferenceResult
 from host.answers import load_whole, read_tensors
 from host.broker import BrokerKind, RunningBroker, choose_broker, start_broker
 from host.bundle import OpenBundle

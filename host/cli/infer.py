@@ -15,7 +15,7 @@ from edge.formats.bundle import Manifest
 from edge.formats.tensor import Array, check_inputs
 from edge.formats.topics import check_name
 from edge.preprocess import read_labels
-from edge.requests import InferenceResult
+from edge.protocol.requests import InferenceResult
 from host.cli.console import out, print_json, read_inputs
 from host.cli.options import DEFAULT_BROKER, DEFAULT_FLEET, Broker, Fleet, Json, quiet_transport
 from host.cli.run import describe

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from edge.errors import StoreError
-from edge.fetch import answer_fetch
 from edge.formats.bundle import Blob
 from edge.formats.message import BLOCK_BYTES, FetchRequest, decode_message, encode_message
 from edge.formats.topics import Topics
+from edge.protocol.fetch import answer_fetch
 from edge.transport import Channel, Publication
 from host.bundle import OpenBundle
 

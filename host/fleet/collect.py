@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from edge.errors import BundleError, FormatError, StoreError
-from edge.fetch import AskBlock, FetchAction, Fetcher, KeepBlock
 from edge.formats.bundle import Blob
 from edge.formats.message import Block, decode_message, encode_message
+from edge.protocol.fetch import AskBlock, FetchAction, Fetcher, KeepBlock
 from edge.store import BlobStore
 from edge.transport import Channel, Publication
 from host.fleet.identity import Caller

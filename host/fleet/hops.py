@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edge.requests import InferenceResult
+from edge.protocol.requests import InferenceResult
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

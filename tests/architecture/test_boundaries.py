@@ -14,12 +14,10 @@ _EDGE_FOR_HOST = frozenset(
     {
         "client",
         "errors",
-        "fetch",
         "formats",
         "mqtt",
         "preprocess",
-        "requests",
-        "session",
+        "protocol",
         "stage",
         "state",
         "store",

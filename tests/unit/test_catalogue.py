@@ -3,11 +3,11 @@
 import msgspec
 import pytest
 
-from edge.catalogue import Catalogue, CatalogueAction, Removed, Unusable
 from edge.errors import BundleError
-from edge.fetch import AskBlock, answer_fetch
 from edge.formats.plan import Deployment
-from edge.requests import Route
+from edge.protocol.catalogue import Catalogue, CatalogueAction, Removed, Unusable
+from edge.protocol.fetch import AskBlock, answer_fetch
+from edge.protocol.requests import Route
 from tests.tiny_bundle import make_deployment, make_tiny_bundle
 
 BUNDLE = make_tiny_bundle()

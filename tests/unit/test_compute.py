@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge.compute import Compute, StageTable
-from edge.effects import AgentEvent, Beat, CloseStage, FrameDone, RunFrame, StageKey
+from edge.device.compute import Compute, StageTable
 from edge.errors import InvalidInput, OutOfMemory, StageError
 from edge.formats.frame import Frame, FrameHeader
 from edge.formats.message import Session
 from edge.formats.tensor import Array
-from edge.relay import Relay
+from edge.protocol.effects import AgentEvent, Beat, CloseStage, FrameDone, RunFrame, StageKey
+from edge.protocol.relay import Relay
 from edge.stage import Stage, stage_tensors
 from edge.state import StateFolder
 from edge.transport import MemoryBroker

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge.requests import InferenceResult
+from edge.protocol.requests import InferenceResult
 from host.cli.demo import AGENTS, FLOAT_TOLERANCE, Answer, Photo, differs, verdict
 
 _RESULT = InferenceResult(outputs={}, trace=(), latency_seconds=0.1, taken_seconds=(), attempts=1, epoch="1-a-1")

@@ -4,7 +4,9 @@ from hashlib import sha256
 
 import pytest
 
-from edge.fetch import (
+from edge.formats.bundle import Blob, digest_of
+from edge.formats.message import BLOCK_BYTES, Block, FetchRequest
+from edge.protocol.fetch import (
     PATIENCE_SECONDS,
     ROUND_PAUSE_SECONDS,
     ROUNDS,
@@ -17,8 +19,6 @@ from edge.fetch import (
     all_blocks,
     answer_fetch,
 )
-from edge.formats.bundle import Blob, digest_of
-from edge.formats.message import BLOCK_BYTES, Block, FetchRequest
 
 DATA = bytes(range(256)) * (512 * 20) + b"end"  # 20 blocks and a bit
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edge.formats.frame import Hop
-from edge.requests import InferenceResult
+from edge.protocol.requests import InferenceResult
 from host.fleet.hops import hop_times
 
 

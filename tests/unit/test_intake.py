@@ -11,7 +11,7 @@ from edge.formats.message import Block, Done, FetchRequest, Session, Taken, deco
 from edge.formats.packet import split
 from edge.formats.plan import Deployment
 from edge.formats.tensor import Array
-from edge.session import OnDisk
+from edge.protocol.session import OnDisk
 from edge.transport import Channel, MemoryBroker, Publication
 from tests.tiny_bundle import make_deployment, make_input, make_tiny_bundle
 from tests.virtual_agent import TOPICS, Ear, VirtualAgent

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.memory import available_bytes, resident_bytes
+from edge.device.memory import available_bytes, resident_bytes
 
 
 @pytest.fixture

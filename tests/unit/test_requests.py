@@ -11,7 +11,7 @@ from edge.formats.frame import Frame, FrameError, FrameHeader, Hop
 from edge.formats.message import Taken
 from edge.formats.tensor import Array
 from edge.formats.topics import Topics
-from edge.requests import (
+from edge.protocol.requests import (
     LEAST_RESEND_SECONDS,
     MAX_ATTEMPTS,
     InferenceResult,

@@ -3,7 +3,6 @@
 import msgspec
 import pytest
 
-from edge.effects import BlobFailed, BlobSpoiled, StageRefused
 from edge.formats.bundle import Blob, digest_of, encode_manifest
 from edge.formats.message import (
     Abandon,
@@ -14,7 +13,8 @@ from edge.formats.message import (
     Ready,
 )
 from edge.formats.plan import Deployment
-from edge.session import OnDisk
+from edge.protocol.effects import BlobFailed, BlobSpoiled, StageRefused
+from edge.protocol.session import OnDisk
 from edge.transport import Channel, MemoryBroker
 from tests.tiny_bundle import TinyBundle, make_deployment, make_tiny_bundle
 from tests.virtual_agent import TOPICS, Ear, VirtualAgent

@@ -1,8 +1,7 @@
-"""How an agent is present in its fleet: birth, last will, description, rivals of its name. Part of `edge.session`."""
+"""How an agent is present in its fleet: birth, last will, description, rivals of its name. Part of the session."""
 
 from dataclasses import dataclass, field
 
-from edge.effects import Effect, Stop
 from edge.formats.message import (
     About,
     Hello,
@@ -14,6 +13,7 @@ from edge.formats.message import (
     encode_message,
 )
 from edge.formats.topics import Topics
+from edge.protocol.effects import Effect, Stop
 from edge.transport import Channel, Publication, Received
 
 ANNOUNCE_SECONDS = 1.0

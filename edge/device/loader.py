@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Literal
 
-from edge.compute import StageTable
-from edge.effects import AgentEvent, BlobsDropped, LoadStage, StageLoaded, StageRefused
+from edge.device.compute import StageTable
+from edge.device.memory import resident_bytes
 from edge.errors import DigestMismatch, ShardwireError
-from edge.memory import resident_bytes
+from edge.protocol.effects import AgentEvent, BlobsDropped, LoadStage, StageLoaded, StageRefused
 from edge.runtimes.base import StageOptions
 from edge.runtimes.table import load_runtime
 from edge.stage import load_stage

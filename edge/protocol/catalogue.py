@@ -4,11 +4,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from edge.errors import BundleError, ShardwireError
-from edge.fetch import AskBlock, FetchAction, Fetcher, FetchFailed, all_blocks
 from edge.formats.bundle import MAX_MANIFEST_BYTES, Blob, Manifest, check_bytes, decode_manifest
 from edge.formats.message import BLOCK_BYTES, Block
 from edge.formats.plan import Deployment, parse_epoch
-from edge.requests import Route
+from edge.protocol.fetch import AskBlock, FetchAction, Fetcher, FetchFailed, all_blocks
+from edge.protocol.requests import Route
 
 _REMEMBERED_MANIFESTS = 16
 

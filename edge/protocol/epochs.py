@@ -1,9 +1,13 @@
-"""The epochs of the deployments that a device takes part in: prepare, serve, drain, drop. Part of `edge.session`."""
+"""The epochs of the deployments that a device takes part in: prepare, serve, drain, drop. Part of the session."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from edge.effects import (
+from edge.errors import BundleError, StageError
+from edge.formats.bundle import Blob, Manifest
+from edge.formats.message import Dropped, Event, Failed
+from edge.formats.plan import Deployment, Epoch, parse_epoch
+from edge.protocol.effects import (
     CloseStage,
     CollectBlobs,
     Effect,
@@ -14,12 +18,8 @@ from edge.effects import (
     StageKey,
     StageLoaded,
 )
-from edge.errors import BundleError, StageError
-from edge.formats.bundle import Blob, Manifest
-from edge.formats.message import Dropped, Event, Failed
-from edge.formats.plan import Deployment, Epoch, parse_epoch
-from edge.local_epoch import PROGRESS_SECONDS, LocalEpoch, Phase
-from edge.needs import Capacity, check_memory, choose_runtime, frame_limit_bytes
+from edge.protocol.local_epoch import PROGRESS_SECONDS, LocalEpoch, Phase
+from edge.protocol.needs import Capacity, check_memory, choose_runtime, frame_limit_bytes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

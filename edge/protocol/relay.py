@@ -5,13 +5,13 @@ from collections.abc import Mapping
 
 import msgspec
 
-from edge.effects import RunFrame
 from edge.errors import RequestError
 from edge.formats.frame import FrameError, FrameHeader, Hop, encode_frame
 from edge.formats.message import Done, Session, encode_message
 from edge.formats.packet import split
 from edge.formats.tensor import Array
 from edge.formats.topics import Topics
+from edge.protocol.effects import RunFrame
 from edge.transport import Channel, Publication
 
 

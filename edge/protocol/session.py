@@ -1,15 +1,32 @@
 """The agent's protocol: (event, now) → effects. No IO, no clock, no threads.
 
 The same code runs on a device (`edge.agent`) and in a simulated fleet: whoever drives it carries out the effects
-and hands back the events that follow. Its parts: `edge.presence` (who is here), `edge.epochs` (what is prepared
-and served), `edge.fetch` (blobs that are on their way) and `edge.intake` (frames).
+and hands back the events that follow. Its parts, beside it: `presence` (who is here), `epochs` (what is prepared and
+served), `fetch` (blobs that are on their way) and `intake` (frames).
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from edge.effects import (
+from edge.errors import FormatError, ShardwireError
+from edge.formats.bundle import Blob
+from edge.formats.message import (
+    Abandon,
+    Block,
+    Done,
+    FetchRequest,
+    Heartbeat,
+    Hello,
+    Lease,
+    Session,
+    Taken,
+    decode_message,
+    encode_message,
+)
+from edge.formats.plan import Deployment, decode_deployment
+from edge.formats.topics import Topics, check_name
+from edge.protocol.effects import (
     AgentEvent,
     AnswerFetch,
     Beat,
@@ -29,29 +46,12 @@ from edge.effects import (
     Subscribe,
     Tick,
 )
-from edge.epochs import Announce, EpochAction, Epochs, Need
-from edge.errors import FormatError, ShardwireError
-from edge.fetch import AskBlock, FetchAction, Fetcher, FetchFailed
-from edge.formats.bundle import Blob
-from edge.formats.message import (
-    Abandon,
-    Block,
-    Done,
-    FetchRequest,
-    Heartbeat,
-    Hello,
-    Lease,
-    Session,
-    Taken,
-    decode_message,
-    encode_message,
-)
-from edge.formats.plan import Deployment, decode_deployment
-from edge.formats.topics import Topics, check_name
-from edge.intake import Intake
-from edge.needs import Capacity
-from edge.presence import AgentIdentity, Presence, control
-from edge.relay import Relay
+from edge.protocol.epochs import Announce, EpochAction, Epochs, Need
+from edge.protocol.fetch import AskBlock, FetchAction, Fetcher, FetchFailed
+from edge.protocol.intake import Intake
+from edge.protocol.needs import Capacity
+from edge.protocol.presence import AgentIdentity, Presence, control
+from edge.protocol.relay import Relay
 from edge.transport import Channel, Connected, Disconnected, Publication, Received, Subscribed
 
 
@@ -230,6 +230,8 @@ class AgentSession:
         return []
 
     def _desired(self, event: Received, subject: str, now: float) -> list[Effect]:
+        if not event.payload:
+            return []  # the coordinator took its retained value back; an `Abandon` says what to drop
         return self._carry(self._epochs.desired(_deployment(event.payload, subject), now), now)
 
     def _serving(self, event: Received, subject: str, now: float) -> list[Effect]:

@@ -1,19 +1,19 @@
-"""Frames that arrive at an agent: joined, checked, admitted, queued, or answered. Part of `edge.session`."""
+"""Frames that arrive at an agent: joined, checked, admitted, queued, or answered. Part of `edge.protocol.session`."""
 
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from edge.effects import Effect, FrameDone, Log, RunFrame, StageKey
-from edge.epochs import Epochs
 from edge.errors import CorruptFrame, FormatError
 from edge.formats.frame import Frame, FrameHeader, decode_frame, decode_header
 from edge.formats.message import Done, Taken, encode_message
 from edge.formats.packet import Reassembler
 from edge.formats.plan import Deployment
 from edge.formats.topics import Topics, check_name
-from edge.local_epoch import LocalEpoch, Phase
-from edge.relay import Relay
+from edge.protocol.effects import Effect, FrameDone, Log, RunFrame, StageKey
+from edge.protocol.epochs import Epochs
+from edge.protocol.local_epoch import LocalEpoch, Phase
+from edge.protocol.relay import Relay
 from edge.transport import Channel, Publication
 
 LEAST_FRAME_LIMIT_BYTES = 4 * 1024 * 1024

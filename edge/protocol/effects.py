@@ -1,13 +1,13 @@
-"""What the agent's protocol is told, and what it asks for in return; see `edge.session`."""
+"""What the agent's protocol is told, and what it asks for in return; see `edge.protocol.session`."""
 
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from edge.fetch import KeepBlock
 from edge.formats.bundle import Blob, Manifest
 from edge.formats.frame import Frame
 from edge.formats.message import FetchRequest
 from edge.formats.plan import Deployment
+from edge.protocol.fetch import KeepBlock
 from edge.transport import Channel, Publication, TransportEvent
 
 
@@ -219,7 +219,7 @@ class CloseStage:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunFrame:
-    """Run a frame and publish what follows, see `edge.relay`; `FrameDone` follows.
+    """Run a frame and publish what follows, see `edge.protocol.relay`; `FrameDone` follows.
 
     Attributes:
         arrived: monotonic seconds when its last packet came.

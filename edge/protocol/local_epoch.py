@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from edge.effects import StageKey, StageLoaded
 from edge.formats.bundle import Blob, Manifest
 from edge.formats.message import Progress, Ready
 from edge.formats.plan import Deployment, Epoch, Stage
+from edge.protocol.effects import StageKey, StageLoaded
 
 DRAIN_IDLE_SECONDS = 5.0
 DRAIN_MOST_SECONDS = 60.0

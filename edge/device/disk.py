@@ -5,7 +5,10 @@ import queue
 import threading
 from collections.abc import Callable
 
-from edge.effects import (
+from edge.errors import DigestMismatch, ShardwireError
+from edge.formats.bundle import Blob, decode_manifest
+from edge.formats.message import encode_message
+from edge.protocol.effects import (
     AgentEvent,
     AnswerFetch,
     BeginBlob,
@@ -20,10 +23,7 @@ from edge.effects import (
     ReadManifest,
     SaveServing,
 )
-from edge.errors import DigestMismatch, ShardwireError
-from edge.fetch import KeepBlock, answer_fetch
-from edge.formats.bundle import Blob, decode_manifest
-from edge.formats.message import encode_message
+from edge.protocol.fetch import KeepBlock, answer_fetch
 from edge.state import StateFolder
 from edge.store import BlobStore
 from edge.transport import Channel, Publication, Transport

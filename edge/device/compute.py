@@ -6,10 +6,10 @@ import threading
 import time
 from collections.abc import Callable
 
-from edge.effects import AgentEvent, Beat, CloseStage, FrameDone, RunFrame, StageKey
+from edge.device.memory import available_bytes
 from edge.errors import Gone, InvalidInput, RequestError, ShardwireError, StageFailed
-from edge.memory import available_bytes
-from edge.relay import Relay, remaining_ms
+from edge.protocol.effects import AgentEvent, Beat, CloseStage, FrameDone, RunFrame, StageKey
+from edge.protocol.relay import Relay, remaining_ms
 from edge.stage import Stage
 from edge.state import StateFolder
 from edge.transport import Transport
