@@ -57,7 +57,7 @@ def prepare_image(preprocess: Preprocess, data: bytes, *, where: str) -> Array:
 def _decode(data: bytes, colour: str, where: str) -> "Image":
     if find_spec("PIL") is None:
         raise ShardwireError("reading photos needs Pillow: pip install 'shardwire[image]'")
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     if len(data) > MAX_IMAGE_BYTES:
         raise InvalidInput(f"{where}: {len(data)} bytes are more than the {MAX_IMAGE_BYTES} allowed for a photo")
@@ -65,7 +65,8 @@ def _decode(data: bytes, colour: str, where: str) -> "Image":
         with Image.open(io.BytesIO(data)) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise InvalidInput(f"{where}: {image.width} x {image.height} pixels are more than {MAX_PIXELS}")
-            return image.convert(colour)
+            # Phones store photos as the sensor saw them, with a note on how to turn them.
+            return ImageOps.exif_transpose(image).convert(colour)
     except UnidentifiedImageError as error:
         raise InvalidInput(f"{where}: not an image") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

@@ -10,9 +10,25 @@ import logging
 import socket
 import sys
 import warnings
+from collections.abc import Iterator
+from typing import Any
 
 # An address in use and a fault of ours look different to the one who started this process.
 EXIT_CANNOT_LISTEN = 3
+
+
+class _Steady(dict[str, Any]):
+    """The table of subscriptions, iterated over as it was when the loop began.
+
+    amqtt 0.12 awaits inside its loops over it: a subscription that came meanwhile ended the loop with "dictionary
+    changed size during iteration", and with it a fresh connection, deaf and still open, or the delivery of a message.
+    """
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(tuple(super().__iter__()))
+
+    def items(self) -> Any:
+        return tuple(super().items())
 
 
 async def serve(port: int) -> None:
@@ -33,6 +49,7 @@ async def serve(port: int) -> None:
             "plugins": {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}},
         }
     )
+    broker._subscriptions = _Steady()  # noqa: SLF001 - see there
     await broker.start()
     await asyncio.Event().wait()
 

@@ -33,6 +33,8 @@ MAX_TENSOR_BYTES = 1 << 30
 
 Array = npt.NDArray[Any]
 
+_NAME_OF = {np.dtype(name): name for name in DTYPES} | {dtype: name for name, dtype in DTYPES.items()}
+
 
 class TensorSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Name, dtype and shape of one tensor.
@@ -54,9 +56,10 @@ def spec_of(name: str, array: Array) -> TensorSpec:
     Raises:
         FormatError: the dtype cannot travel.
     """
-    if array.dtype.name not in DTYPES:
+    dtype = _NAME_OF.get(array.dtype)  # numpy works `dtype.name` out anew each time, which is slow
+    if dtype is None:
         raise FormatError(f"tensor {name!r}: dtype {array.dtype} cannot travel; allowed: {', '.join(DTYPES)}")
-    return TensorSpec(name=name, dtype=array.dtype.name, shape=tuple(array.shape))
+    return TensorSpec(name=name, dtype=dtype, shape=array.shape)
 
 
 def size_bytes(spec: TensorSpec) -> int:

@@ -118,9 +118,11 @@ def _updated(known: Node, message: State | About | Heartbeat, *, fresh: bool, no
 
 
 def _signed_on(known: Node, session: Session) -> Node:
-    """A heartbeat of a newer session than the last will: the birth message is on its way or was lost."""
+    """A heartbeat without a birth message, or of a newer session than the last will: it is on its way or was lost."""
     state = known.state
-    if state is not None and not state.online and session > state.session:
+    if state is None:
+        return _with(known, state=State(node=known.name, role="agent", online=True, session=session))
+    if not state.online and session > state.session:
         newer = State(node=state.node, role=state.role, online=True, session=session)
         return _with(known, state=newer)
     return known

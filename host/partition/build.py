@@ -59,7 +59,7 @@ def partition(
     described = _describe_layers(layers, graph, observed)
     ranges = group_layers(
         [
-            LayerSize(name=layer.name, macs=layer.macs, cut_bytes=total_bytes(cut, observed))
+            LayerSize(name=layer.name, operators=layer.operators, macs=layer.macs, cut_bytes=total_bytes(cut, observed))
             for layer, cut in zip(described, layers.cuts[1:], strict=True)
         ],
         lambda first, stop: _run_bytes(layers, graph, first, stop),

@@ -17,12 +17,13 @@ class LayerSize:
     """What grouping needs to know of a layer.
 
     Attributes:
-        name: for messages.
+        name, operators: for messages.
         macs: its work.
         cut_bytes: size of the cut set that leaves it.
     """
 
     name: str
+    operators: tuple[str, ...]
     macs: int
     cut_bytes: int
 
@@ -66,8 +67,12 @@ def group_layers(
 
 
 def _refuse_too_large(layers: Sequence[LayerSize], size_of: SizeOf, max_shard_bytes: int) -> None:
-    sizes = [(layer.name, size_of(index, index + 1)) for index, layer in enumerate(layers)]
-    too_large = [f"{name!r} ({size} bytes)" for name, size in sizes if size > max_shard_bytes]
+    sizes = [(layer, size_of(index, index + 1)) for index, layer in enumerate(layers)]
+    too_large = [
+        f"{layer.name!r} ({' '.join(layer.operators[:3])}, {size} bytes)"
+        for layer, size in sizes
+        if size > max_shard_bytes
+    ]
     if too_large:
         raise PartitionError(
             f"{len(too_large)} of {len(layers)} layers exceed the profile's max_shard_bytes = {max_shard_bytes}: "

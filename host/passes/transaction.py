@@ -21,8 +21,8 @@ MAX_WEIGHT_GROWTH = 1.02
 # Shape arithmetic that becomes constants; small models must not be held to two percent of nothing.
 FREE_WEIGHT_BYTES = 64 * 1024
 
-# fp32 passes reorder sums at most; half precision rounds after each.
-TOLERANCE_FP32 = 1e-5
+# fp32 passes reorder sums at most, which a steep sigmoid at the end may enlarge; half precision rounds after each.
+TOLERANCE_FP32 = 5e-5
 TOLERANCE_FP16 = 5e-3
 # Fusing a quantized graph rounds once where the unfused one rounds twice, and full-range weights saturate on x86
 # without VNNI though not on the device: judged by angle.

@@ -27,7 +27,7 @@ RELATIVE_ERROR = 1e-5
 # thousand where the sigmoid is steep. The whole model differs as much from itself; before the sigmoid the limit holds.
 _STEEP_END = {"ppocr-det": ("Sigmoid", 1e-4)}
 
-SOURCE_ERROR = 1e-5
+SOURCE_ERROR = 5e-5
 """What the optimised model may differ from the source in its own framework: passes reorder sums."""
 
 # Packaging and running these takes more than about five seconds.
@@ -182,11 +182,11 @@ def test_int8_answers_point_where_the_source_model_points(int8: CutModel) -> Non
 _PI_ZERO_LIMIT = "max_shard_bytes = 37500000"
 _TOO_LARGE = {
     # Fully connected layers of these, joined with the Relu after them, and their sizes with all constants made.
-    "alexnet": f"2 of 15 layers exceed the profile's {_PI_ZERO_LIMIT}: 'fused n16' (151011844 bytes), "
-    "'fused n19' (67125764 bytes); choose a larger profile, or quantize",
-    "vgg19": f"2 of 26 layers exceed the profile's {_PI_ZERO_LIMIT}: 'fused n38' (411058692 bytes), "
-    "'fused n41' (67125764 bytes); choose a larger profile, or quantize",
-    "zfnet512": f"1 of 15 layers exceed the profile's {_PI_ZERO_LIMIT}: 'fused n16' (302006872 bytes); "
+    "alexnet": f"2 of 15 layers exceed the profile's {_PI_ZERO_LIMIT}: 'fused n16' (FusedGemm, 151011844 bytes), "
+    "'fused n19' (FusedGemm, 67125764 bytes); choose a larger profile, or quantize",
+    "vgg19": f"2 of 26 layers exceed the profile's {_PI_ZERO_LIMIT}: 'fused n38' (FusedGemm, 411058692 bytes), "
+    "'fused n41' (FusedGemm, 67125764 bytes); choose a larger profile, or quantize",
+    "zfnet512": f"1 of 15 layers exceed the profile's {_PI_ZERO_LIMIT}: 'fused n16' (FusedGemm, 302006872 bytes); "
     "choose a larger profile, or quantize",
 }
 

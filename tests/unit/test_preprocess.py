@@ -44,6 +44,15 @@ def test_without_steps_the_pixels_are_as_they_are() -> None:
     assert np.array_equal(found, np.asarray(photo()).transpose(2, 0, 1)[None])
 
 
+def test_a_photo_that_a_phone_stored_lying_down_is_stood_up() -> None:
+    stream = io.BytesIO()
+    turned = Image.Exif()
+    turned[0x0112] = 6  # the tag `Orientation`: turn by 90 degrees to the right
+    photo().save(stream, format="PNG", exif=turned)
+    found = prepare_image(steps(), stream.getvalue(), where="photo")
+    assert np.array_equal(found, np.asarray(photo().rotate(-90, expand=True)).transpose(2, 0, 1)[None])
+
+
 def test_channels_come_last_where_the_model_wants_it() -> None:
     found = prepare_image(steps(layout="NHWC"), encoded(photo()), where="photo")
     assert found.shape == (1, 4, 6, 3)

@@ -123,3 +123,12 @@ def test_what_a_node_says_of_another_is_refused(topic: str, payload: bytes, text
 )
 def test_other_topics_are_passed_over(topic: str) -> None:
     assert Roster(_TOPICS).receive(topic, b"\xff", retained=False, now=0.0) is None
+
+
+def test_a_heartbeat_is_enough_to_be_there_when_the_birth_message_was_lost() -> None:
+    roster = Roster(_TOPICS)
+    beat = Heartbeat(
+        node="pi-1", session=Session(boot=1, connect=1), frames_done=0, oldest_queued_seconds=0.0, data_up=True
+    )
+    roster.receive(_TOPICS.heartbeat("pi-1"), encode_message(beat), retained=False, now=1.0)
+    assert roster.online("pi-1", 1.5)

@@ -12,7 +12,7 @@ from host.partition.shards import LayerSize, SizeOf, group_layers
 
 def _layers(count: int, *, cut_bytes: Sequence[int] | None = None) -> list[LayerSize]:
     return [
-        LayerSize(name=f"node_{i}", macs=1, cut_bytes=cut_bytes[i] if cut_bytes is not None else 1)
+        LayerSize(name=f"node_{i}", operators=("Gemm",), macs=1, cut_bytes=cut_bytes[i] if cut_bytes is not None else 1)
         for i in range(count)
     ]
 
@@ -39,7 +39,7 @@ def test_every_layer_that_alone_exceeds_the_limit_is_named_with_its_size() -> No
         group_layers(_layers(3), _sum_of([5, 7, 8]), max_shard_bytes=6)
 
     assert str(caught.value) == (
-        "2 of 3 layers exceed the profile's max_shard_bytes = 6: 'node_1' (7 bytes), 'node_2' (8 bytes); "
+        "2 of 3 layers exceed the profile's max_shard_bytes = 6: 'node_1' (Gemm, 7 bytes), 'node_2' (Gemm, 8 bytes); "
         "choose a larger profile, or quantize"
     )
 
