@@ -30,6 +30,10 @@ class AgentProcess:
         self.process.wait(timeout=10)
         self.process = start_child(self._command, log=self.log)
 
+    def stop(self) -> None:
+        """End the program that runs now."""
+        stop_child(self.process)
+
     def said(self) -> str:
         """Return everything it wrote."""
         return self.log.read_text(encoding="utf-8", errors="replace")
@@ -53,7 +57,7 @@ def running_agents(
         agents = []
         for name in names:
             agent = AgentProcess(url, name, folder, options)
-            stack.callback(stop_child, agent.process)
+            stack.callback(agent.stop)
             agents.append(agent)
         for agent in agents:
             agent.await_line(" ready: ")

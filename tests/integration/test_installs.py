@@ -108,6 +108,7 @@ def test_the_device_tests_pass_on_a_device(device: _Install, tmp_path: Path) -> 
     device.pip_install("pytest", "hypothesis")
     # Without the project around them the tests meet the wheel, not the source.
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
     shutil.copytree(ROOT / "tests", tmp_path / "tests", ignore=shutil.ignore_patterns("__pycache__"))
     chosen = [
         module.path for module in modules("tests") if _is_device_test(module.name, set(imported_names(module.tree)))
@@ -121,7 +122,7 @@ def test_the_device_tests_pass_on_a_device(device: _Install, tmp_path: Path) -> 
 
 def _is_device_test(name: str, imports: set[str]) -> bool:
     group = name.split(".")[1] if "." in name else ""
-    ours = {imported for imported in imports if imported.split(".")[0] in ("host", "tests")}
+    ours = {imported for imported in imports if imported.split(".")[0] in ("host", "tests", "benchmarks")}
     return (
         group in ("unit", "property")
         and name.rpartition(".")[2].startswith("test_")
