@@ -109,7 +109,7 @@ class Agent:
             fleet=me.fleet,
             node=me.name,
             on_event=self._inbox.put_from_network,
-            will=lambda connect: state_publication(topics, me, connect=connect, online=False),
+            will=lambda connect: state_publication(topics, me, connect=connect, online=False, now=time.monotonic()),
         )
         stages = StageTable()
         put = self._inbox.put

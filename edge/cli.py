@@ -90,6 +90,7 @@ def _run(options: argparse.Namespace) -> int:
             fleet=options.fleet,
             boot=state.next_boot(),
             instance=secrets.token_hex(8),
+            started=time.monotonic(),
             profile=profile.id,
             runtimes=_offers(),
             memory_bytes=min(profile.usable_memory_bytes, available_bytes(), options.memory_limit or sys.maxsize),
@@ -141,10 +142,9 @@ def _version() -> str:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return int(text)
 
 
 def _seconds(text: str) -> float:

@@ -28,11 +28,14 @@ def load_whole(bundle: OpenBundle, *, mode: Mode = "default", threads: int = 1) 
 
 
 def load_run(bundle: OpenBundle, first_shard: int, stop_shard: int, *, mode: Mode, threads: int = 1) -> Stage:
-    """Load consecutive shards of a bundle as one stage.
+    """Load consecutive shards of a bundle as one stage, after a look at their digests.
 
     Raises:
+        BundleError: a blob is missing or damaged.
         StageError: the runtime is not installed or refuses the stage.
     """
+    for blob in bundle.manifest.blobs(first_shard, stop_shard):
+        bundle.read(blob)  # the runtime maps the weights unseen: a damaged file would answer, wrongly
     return load_stage(
         bundle.manifest,
         first_shard,

@@ -155,8 +155,7 @@ def write_bundle(content: BundleContent, target: Path, *, replace: bool = False)
     Raises:
         PackageError: the place is taken or cannot be written.
     """
-    if target.exists() and not (replace and (target / "oci-layout").is_file()):
-        raise PackageError(f"{target} is there already: remove it or choose another --out")
+    check_target(target, replace=replace)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _staged(target) as folder:
@@ -164,6 +163,21 @@ def write_bundle(content: BundleContent, target: Path, *, replace: bool = False)
     except OSError as error:
         raise PackageError(f"{target}: cannot be written ({error.strerror or error})") from error
     return open_bundle(target)
+
+
+def check_target(target: Path, *, replace: bool) -> None:
+    """Check the place of a new bundle before the work for it begins.
+
+    Raises:
+        PackageError: the place is taken, or its folder cannot be written.
+    """
+    if target.exists() and not replace:
+        raise PackageError(f"{target} is there already: remove it, choose another --out, or give --force")
+    if target.exists() and not (target / "oci-layout").is_file():
+        raise PackageError(f"{target} is there already and is no bundle: --force replaces bundles only")
+    parent = next(folder for folder in target.absolute().parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise PackageError(f"{target}: cannot be written (no permission in {parent})")
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 
 import msgspec
@@ -21,7 +22,7 @@ from edge.formats.bundle import (
 from edge.formats.frame import FrameHeader, encode_frame
 from edge.formats.profile import DeviceProfile, load_profile
 from edge.formats.topics import check_name
-from host.bundle import BundleContent, OpenBundle, blob_of, write_bundle
+from host.bundle import BundleContent, OpenBundle, blob_of, check_target, write_bundle
 from host.compress.measure import Fidelity, fidelity
 from host.compress.quantize import quantize
 from host.compress.recipe import Recipe, dump_recipe, load_recipe, recipe_for
@@ -139,6 +140,8 @@ def package(request: PackageRequest, *, say: Say = _silent) -> Packaged:
     """
     profile = load_profile(request.profile)
     _check_request(request)
+    if request.recipe is not None and request.quantize is not None:
+        raise PackageError(f"--recipe {request.recipe} says how to quantize: leave out --quantize {request.quantize}")
     recipe = load_recipe(request.recipe) if request.recipe else recipe_for(profile, quantize=request.quantize)
     sign = signer(request.key) if request.key is not None else None
     say("reading the model")
@@ -160,10 +163,16 @@ def _check_request(request: PackageRequest) -> None:
         check_name(request.name, what="model name")
     if not _VERSION.fullmatch(request.version):
         raise PackageError(f"version {request.version!r}: use letters, digits, '.', '_' and '-', at most 64")
-    if request.expires is not None and not _DATE.fullmatch(request.expires):
+    if request.expires is not None and not _is_date(request.expires):
         raise PackageError(f"expiry {request.expires!r} is no date: give YYYY-MM-DD")
-    if request.target.exists() and not request.replace:
-        raise PackageError(f"{request.target} is there already: remove it, choose another --out, or give --force")
+    check_target(request.target, replace=request.replace)
+
+
+def _is_date(text: str) -> bool:
+    try:
+        return _DATE.fullmatch(text) is not None and bool(date.fromisoformat(text))
+    except ValueError:
+        return False
 
 
 def compress(ingested: Ingested, recipe: Recipe, *, say: Say = _silent) -> Compressed:

@@ -57,6 +57,7 @@ from tests.tiny_bundle import TinyBundle
 
 TOPICS = Topics(fleet="default")
 INSTANCE = "5"
+STARTED = 90.0
 OFFER = RuntimeOffer(name="onnxruntime", version="1.32.0", providers=("CPUExecutionProvider",))
 
 
@@ -72,6 +73,7 @@ def _identity(name: str, *, boot: int, memory_bytes: int) -> AgentIdentity:
         fleet="default",
         boot=boot,
         instance=INSTANCE,
+        started=STARTED,
         profile="rpi4",
         runtimes=(OFFER,),
         memory_bytes=memory_bytes,
@@ -121,7 +123,7 @@ class VirtualAgent:
         self.transport = MemoryTransport(
             broker,
             on_event=self._events.append,
-            will=lambda connect: state_publication(TOPICS, identity, connect=connect, online=False),
+            will=lambda connect: state_publication(TOPICS, identity, connect=connect, online=False, now=STARTED),
         )
         self._carriers: dict[type[Any], Callable[[Any], object]] = {
             Publication: self.transport.publish,

@@ -65,6 +65,7 @@ class Compute:
         self._jobs: queue.SimpleQueue[RunFrame | CloseStage | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._loop, name="compute", daemon=True)
         self._frames_done = 0
+        self._warned = ""
 
     def start(self) -> None:
         """Start the thread."""
@@ -119,6 +120,7 @@ class Compute:
             publications = self._relay.after_error(job, error)
         except ShardwireError as error:
             failed = error if isinstance(error, RequestError) else StageFailed(str(error))
+            self._warn(job.key, failed)
             publications = self._relay.after_error(job, failed)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not end the thread
             _log.exception("run of %s failed", job.key)
@@ -126,6 +128,13 @@ class Compute:
         for publication in publications:
             self._transport.publish(publication)
         self._put(FrameDone(key=job.key, request_id=header.request_id, run_seconds=stopped - started, ended=ended))
+
+    def _warn(self, key: StageKey, error: RequestError) -> None:
+        """Log why a run failed, once for the same reason: bad requests must not fill the disk."""
+        reason = f"stage {key.stage} of {key.deployment} {key.epoch}: {error}"
+        if reason != self._warned:
+            self._warned = reason
+            _log.warning("%s", reason)
 
     def _stage(self, key: StageKey) -> Stage:
         stage = self._stages.find(key)

@@ -36,6 +36,7 @@ class State(_Message, kw_only=True, frozen=True, tag="state"):
     Attributes:
         instance: drawn at random by each process, so that two devices made from one disk image, whose boot counters
             are equal, can be told apart.
+        uptime_seconds: age of the process when this was made; of two with one name, the older stays.
     """
 
     node: str
@@ -43,6 +44,7 @@ class State(_Message, kw_only=True, frozen=True, tag="state"):
     online: bool
     session: Session
     instance: str = ""
+    uptime_seconds: float = 0.0
 
 
 class RuntimeOffer(msgspec.Struct, frozen=True, kw_only=True):

@@ -52,6 +52,7 @@ class Epochs:
         self._newest: dict[str, Epoch] = {}
         self._settled: dict[str, tuple[str, Failed | Dropped]] = {}
         self._previous: dict[str, frozenset[str]] = {}
+        self._served: dict[str, frozenset[str]] = {}
         self.free_memory_bytes = capacity.memory_bytes
         self.can_serve = False
 
@@ -129,6 +130,7 @@ class Epochs:
                 other.start_draining(now)
         if deployment.removed:
             self._previous.pop(name, None)
+            self._served.pop(name, None)
             return actions + self._collect()
         settled = self._settled.get(name)
         if (name, deployment.epoch) not in self._local and (settled is None or settled[0] != deployment.epoch):
@@ -230,9 +232,9 @@ class Epochs:
     def _prepare(self, deployment: Deployment, epoch: Epoch, now: float) -> list[EpochAction]:
         if deployment.plan is None or deployment.manifest is None:
             return []
-        stages = tuple(s for s in deployment.plan.stages if self._node in (s.device, *s.standbys))
-        if not stages:
+        if not self._takes_part(deployment):
             return []
+        stages = tuple(s for s in deployment.plan.stages if self._node in (s.device, *s.standbys))
         local = LocalEpoch(deployment=deployment, epoch=epoch, stages=stages, last_frame=now)
         self._local[deployment.name, deployment.epoch] = local
         self._settled.pop(deployment.name, None)
@@ -301,8 +303,18 @@ class Epochs:
         return [CloseStage(key=loaded.key) for loaded in local.loaded.values()]
 
     def _collect(self) -> list[EpochAction]:
-        """Drop blobs that neither a live epoch nor the one before it needs; not while a manifest is unread."""
+        """Drop blobs that no live or served epoch and none before it needs; not while a manifest is unread."""
         keep: set[str] = set()
+        for name, deployment in self._serving.items():
+            if not self._takes_part(deployment):
+                continue
+            local = self._local.get((name, deployment.epoch))
+            if local is not None and (served := local.blobs()) is not None:
+                self._served[name] = frozenset(blob.digest for blob in served)
+            if name not in self._served:
+                return []
+            # Also when it failed to load here just now: the cause may pass, and nobody else may hold its blobs.
+            keep |= self._served[name]
         for digests in self._previous.values():
             keep |= digests
         for local in self._local.values():
@@ -329,6 +341,10 @@ class Epochs:
 
     def _of(self, name: str) -> list[LocalEpoch]:
         return [local for (other, _), local in self._local.items() if other == name]
+
+    def _takes_part(self, deployment: Deployment) -> bool:
+        stages = deployment.plan.stages if deployment.plan is not None and not deployment.removed else ()
+        return any(self._node in (stage.device, *stage.standbys) for stage in stages)
 
     def _is_serving(self, local: LocalEpoch) -> bool:
         serving = self._serving.get(local.deployment.name)

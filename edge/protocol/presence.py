@@ -28,6 +28,7 @@ class AgentIdentity:
     Attributes:
         boot: counter on disk.
         instance: drawn at random by this process.
+        started: monotonic seconds when the process began.
         memory_bytes: RAM that stages may use in all.
     """
 
@@ -35,6 +36,7 @@ class AgentIdentity:
     fleet: str
     boot: int
     instance: str
+    started: float
     profile: str
     runtimes: tuple[RuntimeOffer, ...]
     memory_bytes: int
@@ -95,7 +97,7 @@ class Presence:
             agent_version=me.agent_version,
         )
         return [
-            state_publication(self.topics, me, connect=self.connect, online=True),
+            state_publication(self.topics, me, connect=self.connect, online=True, now=now),
             control(self.topics.about(me.name), about, qos=1, retain=True),
         ]
 
@@ -109,20 +111,27 @@ class Presence:
         me = self.identity
         if state.online and state.session == self.session and state.instance == me.instance:
             return []
-        if (state.session.boot, state.instance) <= (me.boot, me.instance):
-            # A late last will of an earlier connection or life, or a rival that is to stop: the truth is said again.
+        if (state.uptime_seconds, state.instance) <= (now - me.started, me.instance) or state.instance == me.instance:
+            # A late last will of an earlier connection, or a rival that came later: the truth is said again.
             return self.announce(free_memory_bytes, now)
-        # Also what the broker kept of a former life of a device that lost its boot counter; that is seen once or twice.
+        # Also what the broker kept of a former life of this device, but that is seen once or twice only.
         self._rivals = [*(at for at in self._rivals if now - at < RIVAL_SECONDS), now]
         if len(self._rivals) >= RIVAL_TIMES:
             return [Stop(reason=f"another agent is called {self.identity.name}: give each its own --name")]
         return self.announce(free_memory_bytes, now)
 
 
-def state_publication(topics: Topics, me: AgentIdentity, *, connect: int, online: bool) -> Publication:
+def state_publication(topics: Topics, me: AgentIdentity, *, connect: int, online: bool, now: float) -> Publication:
     """Return the birth message or the last will of an agent."""
     session = Session(boot=me.boot, connect=connect)
-    state = State(node=me.name, role="agent", online=online, session=session, instance=me.instance)
+    state = State(
+        node=me.name,
+        role="agent",
+        online=online,
+        session=session,
+        instance=me.instance,
+        uptime_seconds=now - me.started,
+    )
     return control(topics.state(me.name), state, qos=1, retain=True)
 
 

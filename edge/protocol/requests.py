@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from edge.errors import REQUEST_ERRORS, Busy, DeadlineExceeded, Gone, RequestError
+from edge.errors import REQUEST_ERRORS, Busy, DeadlineExceeded, Gone, RequestError, StageFailed
 from edge.formats.bundle import Manifest
 from edge.formats.frame import Frame, FrameError, FrameHeader, Hop
 from edge.formats.message import Taken
@@ -91,6 +91,8 @@ class _Pending:
     sent_at: float = 0.0
     resend_at: float = math.inf
     last_error: str = ""
+    last_message: str = ""
+    failed_at: tuple[str, str] | None = None
     taken: dict[int, float] = field(default_factory=dict)
 
 
@@ -302,6 +304,15 @@ class Requests:
             route = self._routes.get(pending.name)
             moved = route is not None and route.deployment.epoch != header.epoch
             return self._retry(pending, Gone.code, 0.0 if moved else _GONE_SECONDS, now, again=False)
+        pending.last_message = f"{error.device}: {error.message}"[:600]
+        if pending.failed_at == (error.device, error.message):
+            # Stages are pure: what fails twice in the same way on the same device fails for ever.
+            self._forget(pending.request_id)
+            return [
+                Settle(request_id=pending.request_id, outcome=kind(pending.last_message)),
+                *self._fill(pending.name, now),
+            ]
+        pending.failed_at = (error.device, error.message) if kind is StageFailed else None
         return self._retry(pending, error.code, _RETRY_SECONDS * 2**pending.attempt, now, again=True)
 
     def _retry(self, pending: _Pending, code: str, wait: float, now: float, *, again: bool) -> list[RequestAction]:
@@ -321,5 +332,7 @@ class Requests:
 
 def _too_late(pending: _Pending) -> DeadlineExceeded:
     last = f"; the last word was {pending.last_error!r}" if pending.last_error else ""
+    if last and pending.last_message:
+        last += f" from {pending.last_message}"
     sends = f"sent {pending.sends} times" if pending.sends != 1 else "sent once"
     return DeadlineExceeded(f"no answer from {pending.name} within {pending.deadline_seconds:g} s ({sends}{last})")

@@ -139,7 +139,8 @@ class AgentSession:
     def start(self, now: float) -> list[Effect]:
         """Serve again what was served before, from the disk and with nobody's help."""
         effects: list[Effect] = []
-        for deployment in self._disk.serving:
+        # Tombstones last: they collect blobs, and what the live ones need must be known by then.
+        for deployment in sorted(self._disk.serving, key=lambda found: found.removed):
             effects += self._carry(self._epochs.serving(deployment, now), now)
         return effects
 

@@ -43,6 +43,8 @@ def command(
     """Put a bundle to work on devices under a name."""
     quiet_transport()
     opened = open_bundle(bundle)
+    for blob in opened.blobs():
+        opened.read(blob)  # a damaged file is found here by name, not on some device as a wrong block
     request = DeployRequest(
         request_id=secrets.token_hex(8),
         name=check_name(name or opened.manifest.name, what="deployment name"),
@@ -70,7 +72,9 @@ def device_names(text: str) -> tuple[str, ...]:
     Raises:
         FormatError: a part is no device name.
     """
-    return tuple(check_name(part.strip(), what="device name") for part in text.split(",") if part.strip())
+    if not text.strip():
+        return ()
+    return tuple(dict.fromkeys(check_name(part.strip(), what="device name") for part in text.split(",")))
 
 
 def ship(broker: str, request: DeployRequest, *, fleet: str, blobs: BundleBlobs) -> Course:

@@ -41,7 +41,10 @@ def condition(deployment: Deployment, view: FleetView) -> str:
     """Say in a few words whether a deployment can answer."""
     stages = deployment.plan.stages if deployment.plan is not None else ()
     away = sorted({s.device for s in stages if not any(map(view.online, (s.device, *s.standbys)))})
-    return f"broken: {', '.join(away)} offline" if away else "serving"
+    if away:
+        return f"broken: {', '.join(away)} offline"
+    failed = [f"{s.device}: {reason}" for s in stages if (reason := view.failure(s.device, deployment)) is not None]
+    return f"broken: {'; '.join(failed)}" if failed else "serving"
 
 
 def _overview(chosen: list[Deployment], view: FleetView, fleet: str) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from edge.errors import ShardwireError
-from edge.formats.message import Hello, Lease, Session, decode_message, encode_message
+from edge.formats.message import Failed, Hello, Lease, Session, decode_message, encode_message
 from edge.formats.plan import Deployment
 from edge.formats.topics import Topics
 from edge.transport import Channel, Publication, Received
@@ -43,11 +43,17 @@ class FleetView:
         devices: by name.
         deployments: newest serving values by name, tombstones left out.
         coordinator: who holds the lease and is alive, None when nobody does.
+        failures: why an epoch does not run on a device, by (device, deployment, epoch).
     """
 
     devices: Sequence[Sighting]
     deployments: Sequence[Deployment]
     coordinator: str | None
+    failures: Mapping[tuple[str, str, str], str] = field(default_factory=dict)
+
+    def failure(self, device: str, deployment: Deployment) -> str | None:
+        """Return why a device does not run its stage of a deployment, None when it said nothing of the kind."""
+        return self.failures.get((device, deployment.name, deployment.epoch))
 
     def online(self, device: str) -> bool:
         """Tell whether a device is there."""
@@ -78,8 +84,9 @@ def look(
     caller = Caller(node=fresh_name("host"), session=Session(boot=1, connect=1), topics=topics)
     roster, ledger = Roster(topics), Ledger()
     lease: Lease | None = None
+    failures: dict[tuple[str, str, str], str] = {}
     with FleetLink(url, caller) as link:
-        filters = [*roster.filters, topics.lease(), topics.any_deployment("serving")]
+        filters = [*roster.filters, topics.any_device("event"), topics.lease(), topics.any_deployment("serving")]
         for filter in filters if deployment is None else [*filters, topics.serving(deployment)]:
             link.subscribe(Channel.CONTROL, filter)
         hello = encode_message(Hello(node=caller.node))
@@ -93,6 +100,9 @@ def look(
                 if event.topic == topics.lease():
                     seen = decode_message(event.payload, Lease)
                     lease = seen if outranks(seen, lease) else lease
+                elif (levels := topics.parse(event.topic)) is not None and levels[-1] == "event":
+                    failed = decode_message(event.payload, Failed)
+                    failures[levels[1], failed.deployment, failed.epoch] = failed.reason
                 else:
                     _note(event, roster, ledger, topics)
             if until_online and all(roster.get(name).beats(now) for name in until_online):
@@ -103,6 +113,7 @@ def look(
         devices=[Sighting(node=node, online=node.beats(now)) for node in roster.agents()],
         deployments=[value for value in ledger.values() if not value.removed],
         coordinator=holder.name if holder is not None and holder.beats(now) else None,
+        failures=failures,
     )
 
 

@@ -169,8 +169,9 @@ def _made(source: str) -> tuple[torch.nn.Module, Any]:
     try:
         with _silence():
             made = factory()
-    except Exception as error:
-        raise IngestError(f"{source}: the factory failed: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        reason = " ".join(str(error).split())
+        raise IngestError(f"{source}: the factory failed: {type(error).__name__}: {reason}") from error
     module, example = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(module, torch.nn.Module):
         raise IngestError(

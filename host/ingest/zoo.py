@@ -22,6 +22,7 @@ from edge.formats.tensor import Array
 from edge.preprocess import prepare_image
 from host.errors import IngestError
 from host.model import Golden, Ingested, Model, Origin, from_bytes, to_bytes
+from host.passes.forget import forget_texts
 
 if TYPE_CHECKING:
     import torch
@@ -72,7 +73,7 @@ def ingest_efficientnet_lite0() -> Ingested:
     crops = [_cropped(photo, rng) for photo in photos for _ in range(CALIBRATION_CROPS_PER_PHOTO)]
     holdout = [_cropped(photo, rng) for photo in photos for _ in range(HOLDOUT_CROPS_PER_PHOTO)]
     key = "|".join([digest, *(f"{name}={_version(name)}" for name in _EXPORTERS)])
-    data = _cached(f"efficientnet-lite0|{key}", lambda: _export(weights))
+    data = _cached(f"efficientnet-lite0-without-texts|{key}", lambda: _export(weights))
     logits = _cached(
         f"efficientnet-lite0-logits|{key}|{hashlib.sha256(plain[0].tobytes()).hexdigest()}",
         lambda: _evaluate(weights, plain[0]).astype("<f4").tobytes(),
@@ -182,6 +183,7 @@ def _export(weights: Path) -> bytes:
     proto = from_bytes(export(module, {"inputs": example}, "efficientnet-lite0"))
     proto.graph.inputs[0].name = INPUT
     proto.graph.outputs[0].name = "logits"
+    forget_texts(proto)  # the exporter writes the paths of the installed packages into every node
     return to_bytes(proto)
 
 

@@ -121,6 +121,11 @@ _PACKAGING = {
         "net.onnx --version v/1",
         "version 'v/1': use letters, digits, '.', '_' and '-', at most 64",
     ),
+    "expiry in a month thirteen": ("net.onnx --expires 2027-13-01", "expiry '2027-13-01' is no date: give YYYY-MM-DD"),
+    "recipe and quantization": (
+        "net.onnx --recipe none.toml --quantize none",
+        "--recipe none.toml says how to quantize: leave out --quantize none",
+    ),
     "expiry of words": ("net.onnx --expires soon", "expiry 'soon' is no date: give YYYY-MM-DD"),
     "missing key": ("net.onnx --key none.pem", "none.pem: the key cannot be read (No such file or directory)"),
     "taken target": (
@@ -175,6 +180,10 @@ _READING = {
 }
 
 _FLEET = {
+    "deploy to nobody": (
+        "deploy bundle --devices ,",
+        f"device name '' is not allowed: {_NAMES}",
+    ),
     "deploy nothing": ("deploy none", "none: no bundle here (no index.json); make one with `shardwire package`"),
     "address of nothing": (
         "fleet --broker nonsense",

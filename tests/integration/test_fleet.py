@@ -298,6 +298,22 @@ def test_a_deployment_whose_device_is_away_is_shown_as_broken(
     wait_for(lambda: status(at)[0]["state"] == "broken: pi-2 offline", "the status tells")
 
 
+def test_a_device_that_comes_back_too_small_is_named_with_its_reason(
+    broker: RunningBroker,
+    agents: Mapping[str, subprocess.Popen[bytes]],
+    at: tuple[str, str],
+    bundle: Path,
+    tmp_path: Path,
+) -> None:
+    shardwire_ok("deploy", bundle, "--use-all", *at)
+    agents["pi-2"].kill()
+    agents["pi-2"].wait(timeout=10)
+    small = [LocalAgent(name="pi-2", profile="rpi4", memory_limit_bytes=1)]
+    with local_agents(broker.url, small, folder=tmp_path / "agents"):
+        wait_for(lambda: status(at)[0]["state"].startswith("broken: pi-2: stage "), "the status tells")
+        assert "this device has 1 B free" in status(at)[0]["state"]
+
+
 def test_any_broker_carries_a_deployment(
     any_broker: RunningBroker, bundle: Path, tiny: TinyBundle, tmp_path: Path
 ) -> None:

@@ -201,6 +201,18 @@ def test_verify_finds_a_flipped_bit_in_any_blob(bundle: OpenBundle, tmp_path: Pa
         assert ran.code == 1
 
 
+@pytest.mark.parametrize("command", ["run", "deploy"])
+def test_no_answer_comes_from_a_damaged_weight(bundle: OpenBundle, tmp_path: Path, command: str) -> None:
+    folder = copied(bundle, tmp_path)
+    blob = bundle.manifest.shards[0].weights[0]
+    path = folder / "blobs" / "sha256" / blob.digest.removeprefix("sha256:")
+    path.write_bytes(bytes(blob.size_bytes))
+    found = "sha256:" + hashlib.sha256(bytes(blob.size_bytes)).hexdigest()
+    ran = shardwire(command, folder, *(["none.npz"] if command == "run" else []))
+    assert ran.complaint == f"shardwire: {path}: digest is {found}, expected {blob.digest}"
+    assert ran.code == 1
+
+
 def test_verify_finds_a_missing_blob(bundle: OpenBundle, tmp_path: Path) -> None:
     folder = copied(bundle, tmp_path)
     path = folder / "blobs" / "sha256" / bundle.manifest.shards[0].graph.digest.removeprefix("sha256:")

@@ -73,7 +73,7 @@ def test_a_taken_place_is_refused_and_kept(bundle: OpenBundle) -> None:
     before = files(bundle.folder)
     with pytest.raises(PackageError) as caught:
         write_bundle(content(seed=1), bundle.folder)
-    assert str(caught.value) == f"{bundle.folder} is there already: remove it or choose another --out"
+    assert str(caught.value) == f"{bundle.folder} is there already: remove it, choose another --out, or give --force"
     assert files(bundle.folder) == before
 
 

@@ -38,6 +38,11 @@ def test_the_hops_and_the_stages_add_up_to_the_latency() -> None:
     assert sum(hop.seconds or 0.0 for hop in hop_times(answered)) + kept == pytest.approx(answered.latency_seconds)
 
 
+def test_an_ack_that_came_late_takes_nothing_from_the_hops_after_it() -> None:
+    late = result(0.2, 0.29)  # stage 0 kept it for 0.11, so it had it at 0.17 at the latest
+    assert [hop.seconds for hop in hop_times(late)] == pytest.approx([0.17, 0.0, 0.0])
+
+
 @pytest.mark.parametrize(
     ("taken", "known"),
     [((0.03, None), [True, False, False]), ((None, 0.2), [False, False, True]), ((), [False, False, False])],

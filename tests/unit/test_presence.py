@@ -26,7 +26,9 @@ def agent(broker: MemoryBroker, ear: Ear) -> VirtualAgent:
 
 def test_a_new_agent_says_that_it_is_online_what_it_is_and_hello(agent: VirtualAgent, ear: Ear) -> None:
     session = Session(boot=1, connect=1)
-    assert ear.messages(State) == [State(node="pi-1", role="agent", online=True, session=session, instance=INSTANCE)]
+    assert ear.messages(State) == [
+        State(node="pi-1", role="agent", online=True, session=session, instance=INSTANCE, uptime_seconds=10.0)
+    ]
     about = ear.messages(About)[0]
     assert (about.profile, about.memory_bytes, about.cores) == ("rpi4", 1 << 30, 4)
     assert ear.messages(Hello) == [Hello(node="pi-1")]
@@ -58,31 +60,45 @@ def test_a_correction_that_comes_too_soon_is_made_with_a_later_tick(agent: Virtu
     assert ear.messages(State)[-1].online is True
 
 
-def test_it_stops_when_a_newer_agent_of_its_name_shows_up_three_times(agent: VirtualAgent, ear: Ear) -> None:
+def rival(connect: int, *, instance: str = "f", uptime_seconds: float = 1000.0, boot: int = 2) -> State:
+    return State(
+        node="pi-1",
+        role="agent",
+        online=False,
+        session=Session(boot=boot, connect=connect),
+        instance=instance,
+        uptime_seconds=uptime_seconds,
+    )
+
+
+def test_it_stops_when_an_older_agent_of_its_name_shows_up_three_times(agent: VirtualAgent, ear: Ear) -> None:
     for connect in range(3):
-        rival = State(node="pi-1", role="agent", online=True, session=Session(boot=2, connect=connect))
-        ear.say(TOPICS.state("pi-1"), rival)
+        ear.say(TOPICS.state("pi-1"), rival(connect))
         agent.pump()
         assert bool(agent.stopped) == (connect == 2)
     assert agent.stopped == "another agent is called pi-1: give each its own --name"
 
 
+def test_a_newcomer_of_its_name_does_not_end_an_agent_that_works(agent: VirtualAgent, ear: Ear) -> None:
+    for connect in range(9):
+        ear.say(TOPICS.state("pi-1"), rival(connect, uptime_seconds=1.0, boot=9), retain=True)
+        agent.pump()
+    assert agent.stopped == ""
+
+
 @pytest.mark.parametrize(("instance", "stops"), [("f", True), ("0", False)])
-def test_of_two_devices_made_from_one_disk_image_one_stops(
+def test_of_two_devices_that_started_together_one_stops(
     agent: VirtualAgent, ear: Ear, instance: str, stops: bool
 ) -> None:
     for connect in range(4):
-        session = Session(boot=1, connect=connect)
-        rival = State(node="pi-1", role="agent", online=False, session=session, instance=instance)
-        ear.say(TOPICS.state("pi-1"), rival, retain=True)
+        ear.say(TOPICS.state("pi-1"), rival(connect, instance=instance, uptime_seconds=10.0, boot=1), retain=True)
         agent.pump()
     assert bool(agent.stopped) == stops
 
 
 def test_a_rival_that_shows_up_seldom_is_outlived(agent: VirtualAgent, ear: Ear) -> None:
     for connect in range(4):
-        rival = State(node="pi-1", role="agent", online=True, session=Session(boot=2, connect=connect))
-        ear.say(TOPICS.state("pi-1"), rival)
+        ear.say(TOPICS.state("pi-1"), rival(connect))
         agent.pump()
         agent.wait(16, step=4)
     assert agent.stopped == ""

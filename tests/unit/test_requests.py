@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from edge.errors import DeadlineExceeded, InvalidInput, Poison, RequestError
+from edge.errors import DeadlineExceeded, InvalidInput, Poison, RequestError, StageFailed
 from edge.formats.frame import Frame, FrameError, FrameHeader, Hop
 from edge.formats.message import Taken
 from edge.formats.tensor import Array
@@ -205,6 +205,15 @@ def test_a_stage_that_fails_is_tried_again_as_another_attempt(client: Harness) -
     client.refuse(client.sent[0].header, "stage-failed")
     client.wait(0.5)
     assert client.attempts == [0, 1], "an error of an attempt that was replaced must not count"
+
+
+def test_a_stage_that_fails_twice_in_the_same_way_is_believed(client: Harness) -> None:
+    client.submit("r1")
+    client.refuse(client.sent[0].header, "stage-failed")
+    client.wait(0.11)
+    client.refuse(client.sent[1].header, "stage-failed")
+    assert type(client.outcomes["r1"]) is StageFailed
+    assert str(client.outcomes["r1"]) == "pi-1: why"
 
 
 @pytest.mark.parametrize(("code", "kind"), [("poison", Poison), ("invalid-input", InvalidInput)])

@@ -238,6 +238,31 @@ class TestServing:
         again.start()
         assert again.stages == {("tiny", "1-a-1", 0)}
 
+    def test_a_tombstone_found_at_the_start_costs_no_blob_of_what_is_served(
+        self, agent: VirtualAgent, ear: Ear
+    ) -> None:
+        serve(agent, ear, FIRST)
+        gone = msgspec.structs.replace(tombstone("1-a-9"), name="abc")
+        held = dict(agent.blobs)
+        again = VirtualAgent(MemoryBroker(), boot=2, disk=OnDisk(serving=(gone, FIRST)), blobs=agent.blobs)
+        again.start()
+        assert again.stages == {("tiny", "1-a-1", 0)}
+        assert again.blobs == held
+
+    def test_a_served_epoch_that_does_not_load_after_a_restart_keeps_its_blobs(
+        self, agent: VirtualAgent, ear: Ear
+    ) -> None:
+        serve(agent, ear, FIRST)
+        held = dict(agent.blobs)
+        other = MemoryBroker()
+        other_ear = Ear(other, BUNDLE)
+        small = VirtualAgent(other, boot=2, memory_bytes=1, disk=OnDisk(serving=(FIRST,)), blobs=agent.blobs)
+        small.start()
+        other_ear.serve(FIRST)
+        small.pump()
+        assert small.stages == set()
+        assert small.blobs == held
+
     def test_the_new_epoch_is_loaded_beside_the_old_which_then_drains(self, agent: VirtualAgent, ear: Ear) -> None:
         serve(agent, ear, FIRST)
         prepare(agent, ear, SECOND)
