@@ -176,7 +176,9 @@ def check_target(target: Path, *, replace: bool) -> None:
     if target.exists() and not (target / "oci-layout").is_file():
         raise PackageError(f"{target} is there already and is no bundle: --force replaces bundles only")
     parent = next(folder for folder in target.absolute().parents if folder.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+    if not parent.is_dir():
+        raise PackageError(f"{target}: cannot be written ({parent.name} is a file)")
+    if not os.access(parent, os.W_OK | os.X_OK):
         raise PackageError(f"{target}: cannot be written (no permission in {parent})")
 
 

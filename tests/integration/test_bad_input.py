@@ -134,11 +134,11 @@ _PACKAGING = {
     ),
     "target that is a file": (
         "net.onnx --out net.onnx --force",
-        "net.onnx is there already: remove it or choose another --out",
+        "net.onnx is there already and is no bundle: --force replaces bundles only",
     ),
     "target below a file": (
         "net.onnx --out net.onnx/bundle",
-        "net.onnx/bundle: cannot be written (File exists)",
+        "net.onnx/bundle: cannot be written (net.onnx is a file)",
     ),
 }
 
@@ -167,7 +167,7 @@ _READING = {
     ),
     "export to nowhere": (
         "export bundle --onnx net.onnx/out.onnx",
-        "net.onnx/out.onnx: cannot be written (File exists)",
+        "net.onnx/out.onnx: cannot be written (Not a directory)",
     ),
     "export over a file": (
         "export bundle --onnx net.onnx",
