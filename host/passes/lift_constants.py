@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from host.errors import UnsupportedModelError
+from host.passes.unique_names import free_name
 
 _ONNX = frozenset({"", "ai.onnx"})
 
@@ -46,7 +47,7 @@ def lift_constants(model: ir.Model) -> None:
             name = value.name or "constant"
             graph.initializers.pop(name)
             taken.discard(name)
-            value.name = _fresh(name, _taken(model))
+            value.name = free_name(name, _taken(model))
             taken.add(value.name)
             model.graph.register_initializer(value)
 
@@ -63,10 +64,10 @@ def _pass_on(graph: ir.Graph, index: int, taken: set[str], *, keep_name: bool) -
     passed = node.outputs[0]
     passed.type = value.type
     if keep_name and not value.is_graph_input():
-        value.name = _fresh(f"{name}_constant", taken)
+        value.name = free_name(f"{name}_constant", taken)
         passed.name = name
     else:
-        passed.name = _fresh(f"{name}_out", taken)
+        passed.name = free_name(f"{name}_out", taken)
     graph.append(node)
     graph.outputs[index] = passed
 
@@ -81,7 +82,7 @@ def _lift_node(node: ir.Node, graph: ir.Graph, main: ir.Graph, taken: set[str]) 
     # In a subgraph the name may be used in another branch as well; the first one to be lifted keeps it.
     name = output.name or "constant"
     if graph is not main or not output.name:
-        name = _fresh(name, taken)
+        name = free_name(name, taken)
     tensor.name = name
     value = ir.Value(
         name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.numpy().shape), const_value=tensor
@@ -121,12 +122,3 @@ def _taken(model: ir.Model) -> set[str]:
 
 def _values(graph: ir.Graph) -> list[ir.Value]:
     return [*graph.inputs, *graph.initializers.values(), *(output for node in graph for output in node.outputs)]
-
-
-def _fresh(name: str, taken: set[str]) -> str:
-    fresh, count = name, 0
-    while fresh in taken:
-        count += 1
-        fresh = f"{name}_{count}"
-    taken.add(fresh)
-    return fresh

@@ -22,7 +22,7 @@ def unique_names(model: ir.Model) -> None:
     public = set(model.graph.inputs) | set(model.graph.outputs)
     used = {value.name for value in public if value.name}
     others = [value for graph in model.graphs() for value in _values(graph) if value not in public]
-    wanted = [(value, _free(_base(value.name, "tensor"), used)) for value in others]
+    wanted = [(value, free_name(_base(value.name, "tensor"), used)) for value in others]
     changed = [(value, name) for value, name in wanted if value.name != name]
     # Two steps, because a name may move from one initializer to another.
     for index, (value, _) in enumerate(changed):
@@ -32,7 +32,7 @@ def unique_names(model: ir.Model) -> None:
     nodes: set[str] = set()
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
         first = next((value.name for value in node.outputs if value.name), "")
-        node.name = _free(_base(node.name, f"{node.op_type}_{first}"), nodes)
+        node.name = free_name(_base(node.name, f"{node.op_type}_{first}"), nodes)
 
 
 def _values(graph: ir.Graph) -> Iterator[ir.Value]:
@@ -49,7 +49,8 @@ def _base(name: str | None, otherwise: str) -> str:
     return (name or otherwise)[:_LONGEST]
 
 
-def _free(name: str, used: set[str]) -> str:
+def free_name(name: str, used: set[str]) -> str:
+    """Return a name that is not used yet, as close to `name` as can be, and note it as used."""
     free, count = name, 0
     while free in used:
         count += 1
