@@ -202,9 +202,9 @@ def test_verify_finds_a_flipped_bit_in_any_blob(bundle: OpenBundle, tmp_path: Pa
 
 
 @pytest.mark.parametrize("command", ["run", "deploy"])
-def test_no_answer_comes_from_a_damaged_weight(bundle: OpenBundle, tmp_path: Path, command: str) -> None:
+def test_no_answer_comes_from_a_damaged_shard(bundle: OpenBundle, tmp_path: Path, command: str) -> None:
     folder = copied(bundle, tmp_path)
-    blob = bundle.manifest.shards[0].weights[0]
+    blob = bundle.manifest.blobs(0, len(bundle.manifest.shards))[-1]
     path = folder / "blobs" / "sha256" / blob.digest.removeprefix("sha256:")
     path.write_bytes(bytes(blob.size_bytes))
     found = "sha256:" + hashlib.sha256(bytes(blob.size_bytes)).hexdigest()
