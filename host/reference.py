@@ -21,6 +21,9 @@ from host.model import Model, Tensors, to_bytes
 
 Mode = Literal["exact", "default"]
 
+RUNTIME_VERSION: str = ort.__version__
+"""Of the onnxruntime that runs here."""
+
 _LEVELS = {
     "exact": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
     "default": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
@@ -41,6 +44,7 @@ class Reference:
         extra_outputs: Names of inner tensors to give out beside the graph's outputs. They keep the optimiser from
             fusing across them in the default mode.
         threads: Threads of one operator.
+        profile_folder: Where onnxruntime writes down the time of every node; None does not profile.
 
     Raises:
         RuntimeRefusedError: If onnxruntime refuses the model.
@@ -53,6 +57,7 @@ class Reference:
         mode: Mode = "exact",
         extra_outputs: Sequence[str] = (),
         threads: int = 1,
+        profile_folder: Path | None = None,
     ) -> None:
         data = _serialised(model)
         if extra_outputs:
@@ -62,6 +67,9 @@ class Reference:
             data += onnx.ModelProto(graph=onnx.GraphProto(output=names)).SerializeToString()
         options = _options(threads)
         options.graph_optimization_level = _LEVELS[mode]
+        if profile_folder is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(profile_folder / "profile")
         try:
             self._session = ort.InferenceSession(data, options, providers=_PROVIDERS, enable_fallback=0)
         except Exception as error:
@@ -92,6 +100,10 @@ class Reference:
     def run_all(self, samples: Iterable[Tensors]) -> list[dict[str, Array]]:
         """Run every sample in turn."""
         return [self.run(sample) for sample in samples]
+
+    def end_profile(self) -> Path:
+        """Stop profiling and return the file of the profile; `host.trace` reads it."""
+        return Path(self._session.end_profiling())
 
 
 def optimised_offline(model: Model | ir.Model | bytes, *, disabled: Sequence[str] = ()) -> bytes:

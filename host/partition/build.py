@@ -9,10 +9,10 @@ from edge.formats.bundle import BoundaryTensor, Layer, OperatorUse, Shard, encod
 from edge.formats.tensor import TensorSpec
 from host.bundle import blob_of
 from host.model import Model, Tensors, all_nodes
+from host.observe import Observed, observe, total_bytes
 from host.partition.cost import constant_bytes, constant_closure, layer_macs, peak_activation_bytes
 from host.partition.fragments import boundary_fragments, header_fragment, shard_files
 from host.partition.layers import Layers, find_layers
-from host.partition.observe import Observed, observe, total_bytes
 from host.partition.shards import MAX_SHARDS, LayerSize, group_layers
 
 

@@ -31,7 +31,8 @@ _MOST_PER_SECOND = 1e18
 
 def work_dtype(manifest: Manifest) -> str:
     """Return the dtype whose speed counts for a bundle, a key of `MacsPerSecond`."""
-    return "int8" if manifest.compression.quantize == "int8" else "float32"
+    # Blocks of 4-bit weights are multiplied with activations that are rounded to 8 bits on the way.
+    return "int8" if manifest.compression.quantize in ("int8", "int8-dynamic", "int4") else "float32"
 
 
 def shard_costs(manifest: Manifest) -> tuple[ShardCost, ...]:

@@ -8,9 +8,9 @@ import onnx_ir as ir
 
 from edge.formats.bundle import Constant, GraphPart, check_digest, digest_of
 from host.errors import UnsupportedModelError
+from host.observe import Observed
 from host.partition.cost import constant_closure
 from host.partition.layers import LayerNodes, Layers
-from host.partition.observe import Observed
 
 INLINE_BYTES = 1024
 """Constants below this stay in the graph: shape inference reads some of them."""

@@ -9,7 +9,7 @@
 4. A layer is what lies between two neighbouring legal cuts.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -17,7 +17,8 @@ import onnx_ir as ir
 
 from host.errors import UnsupportedModelError
 from host.model import Model
-from host.partition.observe import Observed
+from host.observe import Observed
+from host.work import node_reads
 
 _DEQUANTIZE = "DequantizeLinear"
 _QUANTIZE = "QuantizeLinear"
@@ -66,32 +67,6 @@ class Layers:
     layers: tuple[LayerNodes, ...]
     cuts: tuple[tuple[str, ...], ...]
     constant_nodes: dict[str, ConstantNode]
-
-
-def node_reads(node: ir.Node) -> tuple[str, ...]:
-    """Return every outer name that a node reads, those captured by its subgraphs included, each once."""
-    names = {value.name: None for value in node.inputs if value is not None and value.name}
-    for graph in _subgraphs(node):
-        names |= dict.fromkeys(_captured(graph))
-    return tuple(str(name) for name in names)
-
-
-def _subgraphs(node: ir.Node) -> Iterable[ir.Graph]:
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            yield attribute.as_graph()
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            yield from attribute.as_graphs()
-
-
-def _captured(graph: ir.Graph) -> tuple[str, ...]:
-    own = {value.name for value in graph.inputs} | set(graph.initializers)
-    found: dict[str, None] = {}
-    for node in graph:
-        found |= dict.fromkeys(name for name in node_reads(node) if name not in own)
-        own |= {value.name for value in node.outputs}
-    found |= dict.fromkeys(str(value.name) for value in graph.outputs if value.name not in own)
-    return tuple(found)
 
 
 def find_layers(model: Model, observed: Mapping[str, Observed]) -> Layers:

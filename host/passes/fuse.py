@@ -27,7 +27,7 @@ ATTEMPTS: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 
 def fuse(
-    model: Model, samples: Sequence[Tensors], *, on_pass: OnPass | None = None
+    model: Model, samples: Sequence[Tensors], *, on_pass: OnPass | None = None, measured: bool = False
 ) -> tuple[Model, tuple[PassOutcome, ...]]:
     """Fuse a model offline, as a checked transaction.
 
@@ -35,6 +35,7 @@ def fuse(
         model: A normalised model, quantized or not; it is not changed.
         samples: Inputs for the checks; two sizes where the model is dynamic.
         on_pass: Called with the outcome of each attempt.
+        measured: Whether to take the figures of the graph before and after each attempt, its latency included.
 
     Returns:
         The fused model, normalised again because fusion leaves new constants, and the outcomes.
@@ -42,7 +43,7 @@ def fuse(
     Raises:
         PassError: If the model does not run to begin with.
     """
-    transactions = Transactions(model, samples, on_pass=on_pass)
+    transactions = Transactions(model, samples, on_pass=on_pass, measured=measured)
     for name, disabled in ATTEMPTS:
 
         def fused(graph: ir.Model, disabled: tuple[str, ...] = disabled) -> ir.Model:

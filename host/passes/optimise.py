@@ -1,4 +1,4 @@
-"""The passes over the fp32 graph, before quantization: fewer nodes, same answers.
+"""The passes over the fp32 graph, before quantization: fewer nodes, less work, same answers.
 
 One line of the table is one transaction. They go twice over the model, because one pass makes work for another.
 """
@@ -8,18 +8,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import onnx_ir as ir
-from onnx_ir.passes import common
-from onnxscript.optimizer import fold_constants_ir
-from onnxscript.rewriter import RewritePass, RewriteRule, RewriteRuleSet
-from onnxscript.rewriter.rules import common as rules
-
 from host.model import Model, Tensors
+from host.passes.collapse_slices import collapse_slices
+from host.passes.drop_no_ops import drop_no_ops
+from host.passes.eliminate_identities import eliminate_identities
+from host.passes.fold_constants import fold_constants
+from host.passes.fuse_affine_into_conv import fuse_affine_into_conv
+from host.passes.fuse_average_pools import fuse_average_pools
+from host.passes.fuse_batch_norms import fuse_batch_norms
+from host.passes.fuse_clips import fuse_clips
+from host.passes.fuse_convs import fuse_convs
+from host.passes.fuse_linears import fuse_linears
+from host.passes.fuse_pads import fuse_pads
+from host.passes.matmul_add_to_gemm import matmul_add_to_gemm
+from host.passes.merge_pools import merge_pools
+from host.passes.pool_before_activation import pool_before_activation
+from host.passes.pool_before_pointwise import pool_before_pointwise
+from host.passes.share_constants import share_constants
+from host.passes.share_subexpressions import share_subexpressions
 from host.passes.transaction import NOTHING, GraphPass, OnPass, PassOutcome, Transactions
 
-# In elements, as onnxscript counts: at most 64 KiB of eight-byte ones, unless the folded inputs go in exchange.
-MAX_FOLDED_ELEMENTS = 8192
-MAX_FOLD_INPUT_ELEMENTS = 8192
 _ROUNDS = 2
 
 
@@ -31,87 +39,24 @@ class NamedPass:
     apply: GraphPass
 
 
-def _fold_constants(model: ir.Model) -> ir.Model | None:
-    result = fold_constants_ir(
-        model,
-        onnx_shape_inference=True,
-        input_size_limit=MAX_FOLD_INPUT_ELEMENTS,
-        output_size_limit=MAX_FOLDED_ELEMENTS,
-    )
-    return result.model if result.modified else None
-
-
-def _in_place(graph_pass: ir.passes.PassBase) -> GraphPass:
-    def apply(model: ir.Model) -> ir.Model | None:
-        result = graph_pass(model)
-        return result.model if result.modified else None
-
-    return apply
-
-
-def _rewrite(*chosen: RewriteRule) -> GraphPass:
-    return _in_place(RewritePass(RewriteRuleSet(list(chosen))))
-
-
 PASSES: tuple[NamedPass, ...] = (
-    NamedPass(name="fold-constants", apply=_fold_constants),
-    NamedPass(name="eliminate-identities", apply=_in_place(common.IdentityEliminationPass())),
-    NamedPass(
-        name="drop-no-ops",
-        apply=_rewrite(
-            rules.add_0_rule,
-            rules.sub_0_rule,
-            rules.mul_by_1_rule,
-            rules.div_by_1_rule,
-            rules.dropout_zero_rule,
-            rules.dropout_inference_rule,
-            rules.no_op_cast_rule,
-            rules.no_op_expand_rule,
-            rules.no_op_transpose_rule,
-            rules.cast_cast_rule,
-            rules.transpose_transpose_rule,
-            rules.reshape_reshape_rule,
-            rules.unsqueeze_unsqueeze_rule,
-        ),
-    ),
-    NamedPass(
-        name="fuse-batch-norms",
-        apply=_rewrite(
-            rules.fuse_batchnorm_into_conv_rule,
-            rules.fuse_batchnorm_into_conv_transpose_rule,
-            rules.fuse_batchnorm_into_gemm_rule,
-        ),
-    ),
-    NamedPass(
-        name="fuse-affine-into-conv", apply=_rewrite(rules.affine_conv_fusion_rule, rules.conv_affine_fusion_rule)
-    ),
-    NamedPass(name="fuse-pads", apply=_rewrite(rules.normalize_pad_format_conv_rule, rules.fuse_pad_into_conv_rule)),
-    NamedPass(
-        name="fuse-clips",
-        apply=_rewrite(
-            rules.min_max_rule,
-            rules.max_min_rule,
-            rules.successive_relu_rule,
-            rules.successive_clip_rule,
-            rules.successive_clip_relu_rule,
-            rules.successive_relu_clip_rule,
-        ),
-    ),
-    NamedPass(
-        name="collapse-slices",
-        apply=_rewrite(rules.collapse_slice_rule, rules.collapse_slice2_rule),
-    ),
-    NamedPass(
-        name="matmul-add-to-gemm",
-        apply=_rewrite(
-            rules.matmul_add_to_gemm_rule,
-            rules.transpose_a_matmul_add_to_gemm_rule,
-            rules.transpose_b_matmul_add_to_gemm_rule,
-            rules.transpose_ab_matmul_add_to_gemm_rule,
-        ),
-    ),
-    NamedPass(name="share-subexpressions", apply=_in_place(common.CommonSubexpressionEliminationPass())),
-    NamedPass(name="share-constants", apply=_in_place(common.DeduplicateHashedInitializersPass())),
+    NamedPass(name="fold-constants", apply=fold_constants),
+    NamedPass(name="eliminate-identities", apply=eliminate_identities),
+    NamedPass(name="drop-no-ops", apply=drop_no_ops),
+    NamedPass(name="fuse-batch-norms", apply=fuse_batch_norms),
+    NamedPass(name="fuse-affine-into-conv", apply=fuse_affine_into_conv),
+    NamedPass(name="fuse-pads", apply=fuse_pads),
+    NamedPass(name="fuse-convs", apply=fuse_convs),
+    NamedPass(name="pool-before-pointwise", apply=pool_before_pointwise),
+    NamedPass(name="fuse-average-pools", apply=fuse_average_pools),
+    NamedPass(name="merge-pools", apply=merge_pools),
+    NamedPass(name="fuse-clips", apply=fuse_clips),
+    NamedPass(name="pool-before-activation", apply=pool_before_activation),
+    NamedPass(name="collapse-slices", apply=collapse_slices),
+    NamedPass(name="matmul-add-to-gemm", apply=matmul_add_to_gemm),
+    NamedPass(name="fuse-linears", apply=fuse_linears),
+    NamedPass(name="share-subexpressions", apply=share_subexpressions),
+    NamedPass(name="share-constants", apply=share_constants),
 )
 """Name and effect, in the order in which they run."""
 
@@ -122,6 +67,7 @@ def optimize(
     *,
     on_pass: OnPass | None = None,
     passes: Sequence[NamedPass] = PASSES,
+    measured: bool = False,
 ) -> tuple[Model, tuple[PassOutcome, ...]]:
     """Run the passes of onnxscript and onnx-ir that help, each as a checked transaction.
 
@@ -130,6 +76,7 @@ def optimize(
         samples: Inputs for the checks; two sizes where the model is dynamic.
         on_pass: Called with the outcome of each pass.
         passes: Which passes.
+        measured: Whether to take the figures of the graph before and after each pass, its latency included.
 
     Returns:
         The model with every pass that kept its answers, and all outcomes.
@@ -137,7 +84,7 @@ def optimize(
     Raises:
         PassError: If the model does not run to begin with.
     """
-    transactions = Transactions(model, samples, on_pass=on_pass)
+    transactions = Transactions(model, samples, on_pass=on_pass, measured=measured)
     broken: set[str] = set()
     for _ in range(_ROUNDS):
         changed = False

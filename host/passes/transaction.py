@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from host.compare import compare
 from host.errors import PassError, RuntimeRefusedError, UserError
+from host.figures import GraphFigures, measure
 from host.model import Model, Tensors, copied, distinct_sizes, node_count, to_bytes, weight_bytes
 from host.passes.normalise import normalise
 from host.reference import Reference, first_line
@@ -30,7 +31,7 @@ LEAST_COSINE_INT8 = 0.9
 
 NOTHING = "nothing to do"
 
-_QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
+_QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulNBits"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +46,8 @@ class PassOutcome:
         nodes_after: The same for its result; equal when it was dropped.
         weight_bytes_before: Bytes of all constants.
         weight_bytes_after: The same for its result; equal when it was dropped.
+        before: Figures of the graph that it got, on the first sample; None where they were not asked for.
+        after: The same for its result; equal to ``before`` when it was dropped or did nothing.
     """
 
     name: str
@@ -54,6 +57,8 @@ class PassOutcome:
     nodes_after: int
     weight_bytes_before: int
     weight_bytes_after: int
+    before: GraphFigures | None = None
+    after: GraphFigures | None = None
 
 
 OnPass = Callable[[PassOutcome], None]
@@ -67,12 +72,15 @@ class Transactions:
         model: A normalised model.
         samples: Inputs; the first of each of two sizes is used.
         on_pass: Called after each pass.
+        measured: Whether to take the figures of the model, and those of what each kept pass makes of it.
 
     Raises:
         PassError: If onnxruntime refuses the model as it comes.
     """
 
-    def __init__(self, model: Model, samples: Sequence[Tensors], *, on_pass: OnPass | None = None) -> None:
+    def __init__(
+        self, model: Model, samples: Sequence[Tensors], *, on_pass: OnPass | None = None, measured: bool = False
+    ) -> None:
         self.model = model
         self._outcomes: list[PassOutcome] = []
         self._on_pass = on_pass
@@ -80,12 +88,16 @@ class Transactions:
         self._bytes = to_bytes(model.ir)
         self._nodes, self._weight_bytes = node_count(model.ir), weight_bytes(model.ir)
         self._untouched: ir.Model | None = None
-        self._tolerance = TOLERANCE_FP16 if _halves(model.ir) else TOLERANCE_FP32
+        halves = _halves(model.ir)
+        self._tolerance = TOLERANCE_FP16 if halves else TOLERANCE_FP32
+        # Half-precision weights that a fold makes single again have lost what they were for.
+        self._free_bytes = 0 if halves else FREE_WEIGHT_BYTES
         self._least_cosine = LEAST_COSINE_INT8 if is_quantized(model.ir) else None
         try:
             self._expected = Reference(self._bytes).run_all(self._samples)
         except RuntimeRefusedError as error:
             raise PassError(f"model {model.name!r} does not run before any pass: {error}") from error
+        self._figures = measure(model, self._samples[0], timed=True) if measured else None
 
     @property
     def outcomes(self) -> tuple[PassOutcome, ...]:
@@ -99,7 +111,7 @@ class Transactions:
             name: For the report.
             graph_pass: Gets a copy that it may change, and returns the result, or None if there was nothing to do.
         """
-        nodes, weights = self._nodes, self._weight_bytes
+        nodes, weights, before = self._nodes, self._weight_bytes, self._figures
         try:
             reason = self._tried(graph_pass)
         except UserError as error:
@@ -114,6 +126,8 @@ class Transactions:
             nodes_after=self._nodes,
             weight_bytes_before=weights,
             weight_bytes_after=self._weight_bytes,
+            before=before,
+            after=self._figures,
         )
         self._outcomes.append(outcome)
         if self._on_pass is not None:
@@ -135,12 +149,14 @@ class Transactions:
         size_bytes = weight_bytes(candidate.ir)
         if reason := self._fault(data, size_bytes):
             return reason
+        if self._figures is not None:
+            self._figures = measure(candidate, self._samples[0], timed=True)
         self.model, self._bytes = candidate, data
         self._nodes, self._weight_bytes = node_count(candidate.ir), size_bytes
         return ""
 
     def _fault(self, data: bytes, weights_after: int) -> str:
-        allowed = max(int(self._weight_bytes * MAX_WEIGHT_GROWTH), self._weight_bytes + FREE_WEIGHT_BYTES)
+        allowed = max(int(self._weight_bytes * MAX_WEIGHT_GROWTH), self._weight_bytes + self._free_bytes)
         if weights_after > allowed:
             return f"grows the weights from {self._weight_bytes} to {weights_after} bytes"
         try:

@@ -11,9 +11,10 @@ from onnx import TensorProto, helper
 from edge.formats.tensor import Array
 from host.errors import UnsupportedModelError
 from host.model import Model, Origin
-from host.partition.layers import Layers, find_layers, node_reads
-from host.partition.observe import observe
+from host.observe import observe
+from host.partition.layers import Layers, find_layers
 from host.passes.normalise import normalise
+from host.work import node_reads
 
 FLOAT = TensorProto.FLOAT
 

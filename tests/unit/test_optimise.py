@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -124,6 +125,20 @@ def test_fusion_makes_fewer_nodes_and_leaves_no_constant_inside() -> None:
     assert operators(result)["FusedConv"] > 0
     assert "Relu" not in operators(result)
     assert "Constant" not in operators(result)
+
+
+@pytest.mark.parametrize("step", [optimize, fuse])
+def test_the_figures_of_a_pass_are_those_before_the_next(step: object) -> None:
+    outcomes: tuple[PassOutcome, ...]
+    _, outcomes = step(normalise(model_of(conv_net())), photos(2), measured=True)  # type: ignore[operator]
+    for one, following in pairwise(outcomes):
+        assert one.after == following.before
+    for outcome in outcomes:
+        assert outcome.before is not None
+        assert outcome.after is not None
+        assert (outcome.before.nodes, outcome.after.nodes) == (outcome.nodes_before, outcome.nodes_after)
+        assert outcome.before.latency_seconds is not None
+        assert outcome.kept or outcome.before == outcome.after
 
 
 @pytest.mark.parametrize("step", [optimize, fuse])

@@ -7,7 +7,8 @@ import onnx_ir as ir
 import pytest
 
 from host.errors import PassError
-from host.model import to_bytes
+from host.figures import GraphFigures
+from host.model import Model, to_bytes
 from host.passes.normalise import normalise
 from host.passes.transaction import NOTHING, PassOutcome, Transactions
 from tests.graphs import conv_net, model_of, photos
@@ -146,6 +147,31 @@ def test_each_outcome_is_told_as_it_happens() -> None:
     checked = Transactions(normalise(model_of(conv_net())), photos(1), on_pass=told.append)
     checked.attempt("nothing", lambda graph: None)
     assert [(outcome.name, outcome.reason) for outcome in told] == [("nothing", "nothing to do")]
+
+
+def test_figures_are_taken_on_demand_and_once_for_each_kept_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[int] = []
+
+    def count(model: Model, sample: object, *, timed: bool) -> GraphFigures:
+        measured.append(len(measured))
+        return GraphFigures(nodes=len(measured), macs=0, weight_bytes=0, peak_activation_bytes=0)
+
+    monkeypatch.setattr("host.passes.transaction.measure", count)
+    checked = Transactions(normalise(model_of(conv_net())), photos(2), measured=True)
+    steps = (add_to_bias(1e-7), add_to_bias(0.01), lambda graph: None, add_to_bias(1e-7))
+    outcomes = [checked.attempt(str(number), step) for number, step in enumerate(steps)]  # type: ignore[arg-type]
+    figures = [(outcome.before, outcome.after) for outcome in outcomes]
+    assert [(before.nodes, after.nodes) for before, after in figures if before and after] == [
+        (1, 2),  # kept
+        (2, 2),  # wrong
+        (2, 2),  # nothing to do
+        (2, 3),  # kept
+    ]
+
+
+def test_no_figures_unless_asked_for(transactions: Transactions) -> None:
+    outcome = transactions.attempt("tiny", add_to_bias(1e-7))  # type: ignore[arg-type]
+    assert (outcome.before, outcome.after) == (None, None)
 
 
 def test_a_model_that_does_not_run_to_begin_with_is_no_fault_of_a_pass() -> None:
