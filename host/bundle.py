@@ -4,11 +4,7 @@ Layout: `oci-layout`, `index.json`, `blobs/sha256/<hex>`. Written to a temporary
 index last, and renamed: a bundle is there whole or not at all.
 """
 
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +24,7 @@ from edge.formats.bundle import (
     encode_manifest,
 )
 from edge.formats.message import BLOCK_BYTES
+from host import staging
 from host.errors import PackageError
 from host.oci import (
     ARTIFACT_TYPE,
@@ -118,15 +115,17 @@ class OpenBundle:
         return _read_blob(self.blobs_folder, blob)
 
     def blobs(self) -> tuple[Blob, ...]:
-        """Return every blob that the manifest names, itself first, each once."""
+        """Return every blob that the manifest names, itself first, each once; also what only a workstation needs."""
         wanted = {self.manifest_blob.digest: self.manifest_blob}
+        if self.manifest.compression.learned is not None:
+            wanted[self.manifest.compression.learned.digest] = self.manifest.compression.learned
         for blob in manifest_blobs(self.manifest):
             wanted.setdefault(blob.digest, blob)
         return tuple(wanted.values())
 
 
 def manifest_blobs(manifest: Manifest) -> Iterator[Blob]:
-    """Yield every blob that a manifest names, with repetitions."""
+    """Yield every blob that a fleet needs of a manifest, with repetitions."""
     yield from manifest.blobs(0, len(manifest.shards))
     for pair in manifest.golden:
         yield from (pair.inputs, pair.outputs, pair.whole)
@@ -158,7 +157,7 @@ def write_bundle(content: BundleContent, target: Path, *, replace: bool = False)
     check_target(target, replace=replace)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _staged(target) as folder:
+        with staging.staged(target) as folder:
             _write_layout(content, folder)
     except OSError as error:
         raise PackageError(f"{target}: cannot be written ({error.strerror or error})") from error
@@ -171,43 +170,7 @@ def check_target(target: Path, *, replace: bool) -> None:
     Raises:
         PackageError: the place is taken, or its folder cannot be written.
     """
-    if target.exists() and not replace:
-        raise PackageError(f"{target} is there already: remove it, choose another --out, or give --force")
-    if target.exists() and not (target / "oci-layout").is_file():
-        raise PackageError(f"{target} is there already and is no bundle: --force replaces bundles only")
-    parent = next(folder for folder in target.absolute().parents if folder.exists())
-    if not parent.is_dir():
-        raise PackageError(f"{target}: cannot be written ({parent.name} is a file)")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise PackageError(f"{target}: cannot be written (no permission in {parent})")
-
-
-@contextmanager
-def _staged(target: Path) -> Iterator[Path]:
-    """Give a folder that becomes `target` when the block ends well, and vanishes when it does not."""
-    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        staging.chmod(0o755)
-        yield staging
-        _sync(staging)
-        if target.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-            target.rename(old / "old")
-            staging.rename(target)
-            shutil.rmtree(old)
-        else:
-            staging.rename(target)
-        _sync(target.parent)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    staging.check_target(target, marker="oci-layout", what="bundle", replace=replace)
 
 
 def _write_layout(content: BundleContent, folder: Path) -> None:
@@ -240,7 +203,7 @@ def _write_layout(content: BundleContent, folder: Path) -> None:
     if content.signer is not None:
         signature = msgspec.json.encode(content.signer(artefact), order="sorted")
         entries.append(attach(blobs_folder, entry, SIGNATURE_ARTIFACT, SIGNATURE_TYPE, signature))
-    _sync(blobs_folder)
+    staging.sync(blobs_folder)
     write_file(folder / "oci-layout", canonical_json({"imageLayoutVersion": "1.0.0"}))
     index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}
     write_file(folder / "index.json", canonical_json(index))
@@ -249,7 +212,9 @@ def _write_layout(content: BundleContent, folder: Path) -> None:
 def _config(content: BundleContent, digests: list[str]) -> dict[str, Any]:
     """Return the ModelPack config: `descriptor`, `config` and `modelfs`, nothing added, no clock time."""
     manifest = content.manifest
-    int8 = manifest.compression.quantize == "int8"
+    precision = {"none": "float32", "int8-dynamic": "int8"}.get(
+        manifest.compression.quantize, manifest.compression.quantize
+    )
     return {
         "descriptor": {
             "name": manifest.name,
@@ -260,8 +225,8 @@ def _config(content: BundleContent, digests: list[str]) -> dict[str, Any]:
         "config": {
             "format": "onnx",
             "paramSize": str(content.parameter_count),
-            "precision": "int8" if int8 else "float32",
-            **({"quantization": manifest.compression.variant} if int8 else {}),
+            "precision": precision,
+            **({"quantization": manifest.compression.variant} if manifest.compression.variant else {}),
         },
         "modelfs": {"type": "layers", "diffIds": digests},
     }

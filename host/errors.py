@@ -9,6 +9,8 @@
         │   │   └── UnsupportedModelError   a sound model that stages cannot run
         │   ├── RecipeError         the recipe file
         │   ├── QuantizeError       the model cannot be quantized as asked
+        │   ├── DatasetError        the samples that accuracy is measured on
+        │   ├── BudgetError         the budget, or a metric that it names
         │   ├── PartitionError      no cut makes the model fit the profile
         │   ├── PackageError        the bundle, or the place where it should go
         │   └── PlanError           no plan fits the devices
@@ -47,6 +49,14 @@ class RecipeError(UserError):
 
 class QuantizeError(UserError):
     """The model cannot be quantized as the recipe says."""
+
+
+class DatasetError(UserError):
+    """The samples cannot be read, or do not fit the model or what is to be measured on them."""
+
+
+class BudgetError(UserError):
+    """The budget cannot be read, or a metric that it names does not fit the model."""
 
 
 class PartitionError(UserError):

@@ -9,7 +9,7 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import onnx
 import onnx_ir as ir
@@ -77,6 +77,21 @@ class Golden:
     outputs: Tensors
 
 
+class TorchSource(Protocol):
+    """The PyTorch module that a model was exported from, for the one step that changes the module itself."""
+
+    @property
+    def module(self) -> Any:
+        """The `torch.nn.Module`, in evaluation mode; read only."""
+
+    @property
+    def arguments(self) -> Mapping[str, Any]:
+        """Example tensor by argument name of ``forward``."""
+
+    def exported(self, module: Any) -> Model:
+        """Export a changed module as the first one was."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Ingested:
     """What `host.ingest.ingest` learnt from a source.
@@ -89,6 +104,7 @@ class Ingested:
         classes: How an output is read as a class, if known.
         holdout: Inputs that calibration never sees, for an honest fidelity figure; empty when there are too few.
         notes: Things the user should hear, such as "inputs are synthetic".
+        torch: The module it was exported from, if any.
     """
 
     model: Model
@@ -98,6 +114,7 @@ class Ingested:
     classes: Labels | None = None
     holdout: tuple[Tensors, ...] = ()
     notes: tuple[str, ...] = ()
+    torch: TorchSource | None = None
 
     @property
     def labels(self) -> tuple[str, ...] | None:

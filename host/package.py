@@ -1,13 +1,12 @@
 """From a model file and a profile to a bundle: the whole way of the data on the workstation."""
 
 import dataclasses
+import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-
-import msgspec
 
 from edge.formats.bundle import (
     Blob,
@@ -23,18 +22,18 @@ from edge.formats.frame import FrameHeader, encode_frame
 from edge.formats.profile import DeviceProfile, load_profile
 from edge.formats.topics import check_name
 from host.bundle import BundleContent, OpenBundle, blob_of, check_target, write_bundle
-from host.compress.measure import Fidelity, fidelity
-from host.compress.quantize import quantize
+from host.compare import cosine
+from host.compress.data.dataset import Dataset
+from host.compress.learned import load_learned
+from host.compress.pipeline import Compressed, Say, compress, silent
 from host.compress.recipe import Recipe, dump_recipe, load_recipe, recipe_for
+from host.compress.report.records import REPORT_FILE, Report, decode_report, encode_report
+from host.compress.report.summary import Judge, recipe_digest, short_report
 from host.errors import PackageError
 from host.ingest import ingest
 from host.model import Ingested, Model, Tensors
 from host.partition.build import Partition, partition
 from host.partition.shards import MAX_SHARDS
-from host.passes.fuse import fuse
-from host.passes.normalise import normalise
-from host.passes.optimise import optimize
-from host.passes.transaction import PassOutcome
 from host.reference import Reference
 from host.sign import signer
 
@@ -44,18 +43,26 @@ FLOAT_TOLERANCE = 1e-4
 INT8_TOLERANCE = 0.25
 """Relative error of int8 shards against the whole model, across processors: kernels differ by a quantization step."""
 
+INT4_TOLERANCE = 5e-2
+"""The same for int4: its kernels round activations to 8 bits, each processor's in its own blocks."""
+
 LEAST_RUNTIME = "1.22.0"
 """First onnxruntime that takes weights from a folder beside a model in memory."""
 
-_LEAST_COSINE = {"none": 0.9999, "int8": 0.9}
+HALF_WIRE_TOLERANCE = 5e-3
+"""The same where fp32 tensors travel in half precision, with its ten bits of fraction."""
+
+_TOLERANCES = {
+    "none": FLOAT_TOLERANCE,
+    "float16": FLOAT_TOLERANCE,
+    "int4": INT4_TOLERANCE,
+    "int8": INT8_TOLERANCE,
+    "int8-dynamic": INT8_TOLERANCE,
+}
+_LEAST_COSINE = {"none": 0.9999, "float16": 0.999, "int8": 0.9, "int8-dynamic": 0.9, "int4": 0.8}
+_PRUNED_SLACK = 0.05
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
-
-Say = Callable[[str], None]
-
-
-def _silent(line: str) -> None:
-    del line
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,8 +73,8 @@ class PackageRequest:
         source: a path that ends in `.onnx`, `package.module:factory`, or empty for the default model.
         profile: profile id or path.
         target: folder of the bundle.
-        quantize: `int8`, `none`, or None for what the profile prefers.
-        recipe: recipe file, or None.
+        quantize: a mode of `host.compress.recipe.MODES`, or None for what the profile prefers.
+        recipe: recipe file, or None; a report beside it that tells how it was found goes into the bundle.
         shapes: sizes for dynamic dimensions.
         inputs: `file.npz` or `package.module:callable`.
         name: of the model in topics; from the source when None.
@@ -94,40 +101,23 @@ class PackageRequest:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Compressed:
-    """The model before cutting, and how true it stayed.
-
-    Attributes:
-        model: fused, as it is cut.
-        recipe: complete, so that replaying it needs no calibration.
-        outcomes: of every pass, in order.
-        unfused: fidelity to the source with all graph optimisation off, before fusing; None without quantization.
-        as_run: fidelity to the source as devices run it.
-    """
-
-    model: Model
-    recipe: Recipe
-    outcomes: tuple[PassOutcome, ...]
-    unfused: Fidelity | None
-    as_run: Fidelity
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Packaged:
     """A bundle on disk and what was learnt on the way.
 
     Attributes:
         bundle: opened.
-        compressed: the model and its fidelity.
+        compressed: the model and how it came about.
+        report: what was measured.
         notes: things the user should hear.
     """
 
     bundle: OpenBundle
     compressed: Compressed
+    report: Report
     notes: tuple[str, ...]
 
 
-def package(request: PackageRequest, *, say: Say = _silent) -> Packaged:
+def package(request: PackageRequest, *, say: Say = silent) -> Packaged:
     """Package a model for a device profile.
 
     Args:
@@ -146,16 +136,21 @@ def package(request: PackageRequest, *, say: Say = _silent) -> Packaged:
     sign = signer(request.key) if request.key is not None else None
     say("reading the model")
     ingested = ingest(request.source, shapes=request.shapes, inputs=request.inputs)
-    compressed = compress(ingested, recipe, say=say)
+    learned = load_learned(request.recipe, recipe.learned) if request.recipe and recipe.learned else None
+    compressed = compress(ingested, recipe, learned=learned, say=say)
+    say("measuring")
+    report = _report(request, profile, ingested, compressed)
     say("cutting into layers and shards")
     samples = [golden.inputs for golden in ingested.golden]
     parts = partition(
         compressed.model, samples, max_shard_bytes=profile.shard_limit_bytes, max_shards=request.max_shards
     )
     say(f"writing {request.target}")
-    content = _content(request, profile, ingested, compressed, parts)
-    bundle = write_bundle(dataclasses.replace(content, signer=sign), request.target, replace=request.replace)
-    return Packaged(bundle=bundle, compressed=compressed, notes=ingested.notes)
+    content = dataclasses.replace(
+        _content(request, profile, ingested, compressed, parts), report=encode_report(report), signer=sign
+    )
+    bundle = write_bundle(content, request.target, replace=request.replace)
+    return Packaged(bundle=bundle, compressed=compressed, report=report, notes=ingested.notes)
 
 
 def _check_request(request: PackageRequest) -> None:
@@ -175,27 +170,6 @@ def _is_date(text: str) -> bool:
         return False
 
 
-def compress(ingested: Ingested, recipe: Recipe, *, say: Say = _silent) -> Compressed:
-    """Optimise, quantize and fuse a model as a recipe says.
-
-    Raises:
-        UserError: the model or recipe does not allow it.
-    """
-    say("optimising")
-    normal = normalise(ingested.model)
-    small, first = optimize(normal, ingested.samples)
-    unfused: Fidelity | None = None
-    evidence = ingested.holdout or ingested.samples
-    if recipe.quantize.mode != "none":
-        say(f"quantizing to {recipe.quantize.mode} with {len(ingested.samples)} samples")
-        small, recipe = quantize(small, recipe, ingested.samples)
-        unfused = fidelity(normal, small, evidence, mode="exact")
-    say("fusing")
-    fused, second = fuse(small, ingested.samples)
-    as_run = fidelity(normal, fused, evidence, mode="default")
-    return Compressed(model=fused, recipe=recipe, outcomes=(*first, *second), unfused=unfused, as_run=as_run)
-
-
 def _content(
     request: PackageRequest, profile: DeviceProfile, ingested: Ingested, compressed: Compressed, parts: Partition
 ) -> BundleContent:
@@ -207,6 +181,7 @@ def _content(
         return blob
 
     quantized = compressed.recipe.quantize.mode
+    pairs = _golden(ingested, compressed.model)
     origin = ingested.model.origin
     manifest = Manifest(
         name=request.name or ingested.model.name,
@@ -221,8 +196,9 @@ def _content(
         max_shard_bytes=profile.shard_limit_bytes,
         compression=Compression(
             quantize=quantized,
-            variant=compressed.recipe.quantize.variant if quantized != "none" else "",
+            variant=compressed.recipe.quantize.variant if quantized == "int8" else "",
             recipe=store(dump_recipe(compressed.recipe).encode()),
+            learned=store(compressed.learned_bytes) if compressed.learned_bytes else None,
         ),
         operators=parts.operators,
         runtimes=(RuntimeNeed(name="onnxruntime", least_version=LEAST_RUNTIME),),
@@ -233,9 +209,9 @@ def _content(
         cuts=parts.cuts,
         layers=parts.layers,
         shards=parts.shards,
-        golden=_golden(ingested, compressed.model, store),
-        tolerance=FLOAT_TOLERANCE if quantized == "none" else INT8_TOLERANCE,
-        least_cosine=_LEAST_COSINE[quantized],
+        golden=tuple(_stored(pair, store) for pair in pairs),
+        tolerance=_tolerance(compressed.recipe),
+        least_cosine=_least_cosine(compressed.recipe, pairs),
         preprocess=ingested.preprocess,
         labels=ingested.classes,
         expires=request.expires,
@@ -246,33 +222,62 @@ def _content(
         blobs=blobs,
         tag=request.version,
         parameter_count=parts.parameter_count,
-        report=_report(compressed),
     )
 
 
-def _report(compressed: Compressed) -> bytes:
-    """Encode what was measured: fidelity to the source and the outcome of every pass."""
-    return msgspec.json.encode(
-        {
-            "format": "1.0",
-            "fidelity_unfused": compressed.unfused,
-            "fidelity_as_run": compressed.as_run,
-            "passes": compressed.outcomes,
-        },
-        order="sorted",
-    )
+def _report(request: PackageRequest, profile: DeviceProfile, ingested: Ingested, compressed: Compressed) -> Report:
+    """The report that lies beside the recipe where it is of this very model, else what is measured now."""
+    path = request.recipe.with_name(REPORT_FILE) if request.recipe is not None else None
+    if path is not None and path.is_file():
+        found = decode_report(path.read_bytes(), where=str(path))
+        if found.recipe == recipe_digest(compressed.recipe) and found.source_digest == ingested.model.origin.digest:
+            return found
+    evidence = Dataset.held(ingested.holdout or ingested.samples, name="the model's own samples")
+    judge = Judge(compressed.original, evidence)
+    return short_report(compressed, profile=profile.id, evaluations=judge.both(compressed), notes=ingested.notes)
 
 
-def _golden(ingested: Ingested, whole: Model, store: Callable[[bytes], Blob]) -> tuple[GoldenPair, ...]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Answered:
+    """A golden input with what the source and the compressed whole answer."""
+
+    inputs: Tensors
+    outputs: Tensors
+    whole: Tensors
+
+
+def _golden(ingested: Ingested, whole: Model) -> tuple[_Answered, ...]:
     reference = Reference(whole, mode="exact")
     return tuple(
-        GoldenPair(
-            inputs=store(golden_frame(golden.inputs)),
-            outputs=store(golden_frame(golden.outputs)),
-            whole=store(golden_frame(reference.run(golden.inputs))),
-        )
+        _Answered(inputs=golden.inputs, outputs=golden.outputs, whole=reference.run(golden.inputs))
         for golden in ingested.golden
     )
+
+
+def _stored(pair: _Answered, store: Callable[[bytes], Blob]) -> GoldenPair:
+    return GoldenPair(
+        inputs=store(golden_frame(pair.inputs)),
+        outputs=store(golden_frame(pair.outputs)),
+        whole=store(golden_frame(pair.whole)),
+    )
+
+
+def _tolerance(recipe: Recipe) -> float:
+    least = HALF_WIRE_TOLERANCE if recipe.wire == "float16" else FLOAT_TOLERANCE
+    return max(least, _TOLERANCES[recipe.quantize.mode])
+
+
+def _least_cosine(recipe: Recipe, pairs: Sequence[_Answered]) -> float:
+    """What every answer must keep of the source's.
+
+    Where the recipe prunes, the source's own golden inputs say what can be asked for, less a little for other
+    processors: how close a pruned model comes was decided before, by whoever accepted its recipe.
+    """
+    usual = _LEAST_COSINE[recipe.quantize.mode]
+    if not recipe.prune:
+        return usual
+    found = min((cosine(pair.whole[name], pair.outputs[name]) for pair in pairs for name in pair.outputs), default=1.0)
+    return min(usual, math.floor((found - _PRUNED_SLACK) * 100) / 100)
 
 
 def golden_frame(tensors: Tensors) -> bytes:

@@ -36,7 +36,14 @@ except OSError as fault:
 """
 
 
-def start_child(command: Sequence[str], *, log: Path, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+def start_child(
+    command: Sequence[str],
+    *,
+    log: Path,
+    env: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+    piped: bool = False,
+) -> subprocess.Popen[bytes]:
     """Start a process that dies with this one. Its output is appended to a file.
 
     Call it from a thread that lives as long as the child should: the kernel ties a child to the thread that started it.
@@ -45,6 +52,9 @@ def start_child(command: Sequence[str], *, log: Path, env: Mapping[str, str] | N
         command: Program and arguments; the program is looked up on PATH.
         log: File for the child's standard output and error.
         env: Environment of the child, this process's own by default.
+        folder: Where the child works, where this process does by default.
+        piped: Whether its standard input and output are pipes to this process, which closes them; else it has no
+            input, and its output goes to the log too.
 
     Returns:
         The running child, leader of its own session and process group. Give it to `stop_child`.
@@ -53,10 +63,11 @@ def start_child(command: Sequence[str], *, log: Path, env: Mapping[str, str] | N
     with log.open("ab") as output:
         return subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", _TETHER, str(os.getpid()), *command],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
+            stdin=subprocess.PIPE if piped else subprocess.DEVNULL,
+            stdout=subprocess.PIPE if piped else output,
+            stderr=output,
             env=None if env is None else dict(env),
+            cwd=folder,
             start_new_session=True,
         )
 

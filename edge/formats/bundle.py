@@ -75,14 +75,17 @@ class Compression(msgspec.Struct, frozen=True, kw_only=True):
     """How the weights were made smaller.
 
     Attributes:
-        quantize: `none` or `int8`.
-        variant: e.g. `u8s8-reduce-range`; empty for `none`.
+        quantize: `none`, `int8`, `int8-dynamic`, `int4` or `float16`.
+        variant: of `int8`, e.g. `u8s8-reduce-range`; empty for others.
         recipe: blob of the recipe that reproduces the model, None for `none` without recipe.
+        learned: blob of the weights that data changed, as safetensors, which the recipe names; None without. No device
+            needs it.
     """
 
     quantize: str
     variant: str = ""
     recipe: Blob | None = None
+    learned: Blob | None = None
 
 
 class OperatorUse(msgspec.Struct, frozen=True, kw_only=True, order=True):

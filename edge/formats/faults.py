@@ -36,7 +36,8 @@ def convert(data: object, record: type[Record], *, drop_unknown: bool = False) -
 
     Args:
         data: what a TOML or JSON parser gave.
-        record: a struct type; its fields may be scalars, literals, tuples, optional values and other structs.
+        record: a struct type; its fields may be scalars, literals, tuples, optional values, other structs, and unions
+            of structs that a tag field tells apart.
         drop_unknown: ignore keys that the record does not have, as a file of a newer minor version may have.
 
     Raises:
@@ -58,7 +59,7 @@ class _Walk:
         self._checks: Mapping[type[inspect.Type], Callable[[Any, Any, str], Any]] = {
             inspect.StructType: self._struct,
             inspect.VarTupleType: self._tuple,
-            inspect.UnionType: self._optional,
+            inspect.UnionType: self._union,
             inspect.LiteralType: self._literal,
             inspect.StrType: self._text,
             inspect.IntType: self._number,
@@ -84,6 +85,8 @@ class _Walk:
         prefix = f"{path}." if path else ""
         fields = {field.encode_name: field for field in kind.fields}
         clean: dict[str, Any] = {}
+        if kind.tag_field is not None and kind.tag_field in value:
+            clean[kind.tag_field] = value[kind.tag_field]
         for name, field in fields.items():
             if name in value:
                 clean[name] = self.check(value[name], field.type, prefix + name)
@@ -91,7 +94,7 @@ class _Walk:
                 self.lines.append(f"{prefix}{name}: missing; expected {_describe(field.type)}")
         if not self._drop_unknown:
             for name in value:
-                if name not in fields:
+                if name not in fields and name != kind.tag_field:
                     shown = name if name.isprintable() else repr(name)
                     self.lines.append(f"{prefix}{shown}: unknown key; allowed: {', '.join(fields)}")
         return clean
@@ -106,9 +109,22 @@ class _Walk:
             return []
         return [self.check(item, kind.item_type, f"{path}[{index}]") for index, item in enumerate(value)]
 
-    def _optional(self, value: Any, kind: inspect.UnionType, path: str) -> Any:
+    def _union(self, value: Any, kind: inspect.UnionType, path: str) -> Any:
+        tagged = {member.tag: member for member in kind.types if isinstance(member, inspect.StructType) and member.tag}
+        if len(tagged) > 1:
+            return self._tagged(value, tagged, path)
         others = [member for member in kind.types if not isinstance(member, inspect.NoneType)]
         return None if value is None else self.check(value, others[0], path)
+
+    def _tagged(self, value: Any, members: Mapping[Any, inspect.StructType], path: str) -> Any:
+        field = str(next(iter(members.values())).tag_field)
+        if not isinstance(value, dict):
+            self._expected("table", value, path)
+        elif not isinstance(value.get(field), str) or value[field] not in members:
+            self._expected(f"one of {', '.join(map(str, members))}", value.get(field), f"{path}.{field}")
+        else:
+            return self._struct(value, members[value[field]], path)
+        return None
 
     def _literal(self, value: Any, kind: inspect.LiteralType, path: str) -> Any:
         if value not in kind.values:
@@ -129,9 +145,7 @@ class _Walk:
         if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
             self._expected(_describe(kind), value, path)
         elif not math.isfinite(value) or not _within(value, kind):
-            least = "-inf" if kind.ge is None else f"{kind.ge:g}" if not whole else str(kind.ge)
-            most = "inf" if kind.le is None else f"{kind.le:g}" if not whole else str(kind.le)
-            self._expected(f"{_describe(kind)} from {least} to {most}", value, path)
+            self._expected(f"{_describe(kind)} {_bounds(kind)}", value, path)
         return value
 
     def _boolean(self, value: Any, kind: inspect.BoolType, path: str) -> Any:
@@ -141,7 +155,21 @@ class _Walk:
 
 
 def _within(value: float, kind: inspect.IntType | inspect.FloatType) -> bool:
-    return (kind.ge is None or value >= kind.ge) and (kind.le is None or value <= kind.le)
+    return (
+        (kind.ge is None or value >= kind.ge)
+        and (kind.le is None or value <= kind.le)
+        and (kind.gt is None or value > kind.gt)
+        and (kind.lt is None or value < kind.lt)
+    )
+
+
+def _bounds(kind: inspect.IntType | inspect.FloatType) -> str:
+    def shown(bound: float | None, otherwise: str) -> str:
+        return otherwise if bound is None else str(bound) if isinstance(kind, inspect.IntType) else f"{bound:g}"
+
+    least = f"above {shown(kind.gt, '')}" if kind.gt is not None else f"from {shown(kind.ge, '-inf')}"
+    most = f"below {shown(kind.lt, '')}" if kind.lt is not None else f"to {shown(kind.le, 'inf')}"
+    return f"{least} {most}"
 
 
 def _describe(kind: inspect.Type) -> str:

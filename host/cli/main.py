@@ -14,6 +14,7 @@ from edge.errors import ShardwireError
 
 _COMMANDS = {
     "package": "Optimise, quantize and cut a model into shards for a device profile, and write a bundle.",
+    "compress": "Find the smallest model that keeps an accuracy budget, or apply a recipe, and report what it cost.",
     "inspect": "Show layers, cuts, bytes and costs of a bundle, or what differs between two.",
     "verify": "Re-hash a bundle and run all its shards against the answers of the source model.",
     "run": "Answer photos or tensors with a bundle on this machine, without a broker.",

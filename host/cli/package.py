@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from host.cli.console import err, out, size_text, table
-from host.compress.measure import Fidelity
+from host.compress.recipe import MODES
+from host.compress.report.records import Evaluation
 from host.errors import PackageError
 from host.package import Packaged, PackageRequest, package
 from host.partition.shards import MAX_SHARDS
@@ -20,7 +21,7 @@ def command(
     ] = "",
     profile: Annotated[str, typer.Option(help="Device profile: an id or a .toml file.")] = "rpi4",
     output: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the bundle.")] = None,
-    quantize: Annotated[str | None, typer.Option(help="int8 or none; default: what the profile prefers.")] = None,
+    quantize: Annotated[str | None, typer.Option(help=f"{', '.join(MODES)}; default: the profile's choice.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="Recipe file that reproduces a model bit for bit.")] = None,
     shape: Annotated[list[str] | None, typer.Option(help="NAME=SIZE binds a dynamic dimension.")] = None,
     inputs: Annotated[
@@ -39,7 +40,7 @@ def command(
     request = PackageRequest(
         source=model,
         profile=profile,
-        target=output or Path("bundles") / f"{_stem(model)}-{Path(profile).stem}",
+        target=output or Path("bundles") / f"{model_stem(model)}-{Path(profile).stem}",
         quantize=quantize,
         recipe=recipe,
         shapes=parse_shapes(shape or []),
@@ -61,7 +62,8 @@ def command(
     _report(result)
 
 
-def _stem(model: str) -> str:
+def model_stem(model: str) -> str:
+    """Name of a folder for what is made of a model."""
     if not model:
         return "efficientnet-lite0"
     return Path(model).stem if model.endswith(".onnx") else model.rpartition(":")[2]
@@ -102,12 +104,12 @@ def _report(result: Packaged) -> None:
     rows.add_row("shards", str(len(manifest.shards)))
     rows.add_row("largest shard", f"{size_text(largest)} of {size_text(manifest.max_shard_bytes)} allowed")
     rows.add_row("shards in all", size_text(sum(blob.size_bytes for blob in manifest.blobs(0, len(manifest.shards)))))
-    if result.compressed.unfused is not None:
-        rows.add_row("fidelity, unfused graph", _fidelity_text(result.compressed.unfused))
-    rows.add_row("fidelity, as it runs", _fidelity_text(result.compressed.as_run))
+    for evaluation in result.report.evaluations:
+        rows.add_row(f"fidelity, {evaluation.where}", _fidelity_text(evaluation))
     rows.add_row("signature", signature_text(result.bundle))
     out.print(rows)
 
 
-def _fidelity_text(fidelity: Fidelity) -> str:
-    return str(fidelity)
+def _fidelity_text(evaluation: Evaluation) -> str:
+    figures = ", ".join(f"{score.metric} {score.value:.4g}" for score in evaluation.scores)
+    return f"{figures}; {evaluation.samples} inputs of {evaluation.dataset}"

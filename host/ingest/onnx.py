@@ -87,9 +87,7 @@ def from_model(
         IngestError: If the inputs do not fit, or onnxruntime refuses the model.
         UnsupportedModelError: If stages could not run the model.
     """
-    refuse_impure(model)
-    open_dimensions(model.ir)
-    model = bind_shapes(model, shapes)
+    model = with_bound_shapes(model, shapes)
     specs = input_specs(model.ir)
     if not specs or not model.ir.graph.outputs:
         raise IngestError(f"model {model.name!r} has no {'inputs' if not specs else 'outputs'}: nothing to run")
@@ -97,9 +95,8 @@ def from_model(
         source = Reference(model, mode="exact")
     except RuntimeRefusedError as error:
         raise IngestError(f"model {model.name!r}: {error}") from error
-    graph = copied(model.ir)
-    own_outputs(graph)
-    names = tuple(value.name or "" for value in graph.graph.outputs)
+    owned = with_own_outputs(model)
+    names = tuple(value.name or "" for value in owned.ir.graph.outputs)
     notes: tuple[str, ...] = ()
     if given is not None:
         samples: tuple[Tensors, ...] = (dict(zip((spec.name for spec in specs), map(np.asarray, given), strict=True)),)
@@ -108,7 +105,26 @@ def from_model(
     else:
         samples, notes = _made_up(source, specs, model.name), (_SYNTHETIC_NOTE,)
     golden = tuple(_golden(source, sample, names, model.name) for sample in distinct_sizes(samples))
-    return Ingested(model=model.with_ir(graph), samples=samples, golden=golden, notes=notes)
+    return Ingested(model=owned, samples=samples, golden=golden, notes=notes)
+
+
+def with_bound_shapes(model: Model, shapes: Mapping[str, Binding]) -> Model:
+    """The model with its input shapes bound as asked.
+
+    Raises:
+        IngestError: If a binding does not fit.
+        UnsupportedModelError: If the model is impure.
+    """
+    refuse_impure(model)
+    open_dimensions(model.ir)
+    return bind_shapes(model, shapes)
+
+
+def with_own_outputs(model: Model) -> Model:
+    """The model with a node of its own behind every output."""
+    graph = copied(model.ir)
+    own_outputs(graph)
+    return model.with_ir(graph)
 
 
 def _read(path: Path) -> tuple[onnx.ModelProto, str]:

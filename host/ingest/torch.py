@@ -11,6 +11,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from edge.formats.tensor import Array
 from host.compare import compare
 from host.errors import IngestError
 from host.ingest.inputs import load_inputs, resolve_dotted
-from host.ingest.onnx import from_model
+from host.ingest.onnx import from_model, with_bound_shapes, with_own_outputs
 from host.model import Golden, Ingested, Model, Origin, Tensors, from_bytes, model_name
 from host.passes.bind_shapes import Binding
 
@@ -54,16 +55,34 @@ def ingest_torch(source: str, *, shapes: Mapping[str, Binding], inputs: str | No
             )
         example = load_inputs(inputs, None)[0]
     arguments = _arguments(module, example, source)
-    data = export(module, arguments, source)
     origin = Origin(format="torch", digest=_digest(module, source), description=f"{source}, exported to ONNX")
-    model = Model(name=model_name(source.partition(":")[2]), ir=from_bytes(data), origin=origin)
+    exporter = _Exporter(module=module, arguments=arguments, source=source, origin=origin, shapes=shapes)
+    model = exporter.plain(module)
     if len(model.ir.graph.inputs) != len(arguments):
         raise IngestError(f"{source}: forward takes {len(arguments)} tensors, its export {len(model.ir.graph.inputs)}")
     found = from_model(
         model, shapes=shapes, inputs=inputs, given=None if inputs else [value.numpy() for value in arguments.values()]
     )
     golden = tuple(_golden(module, pair, tuple(arguments), source) for pair in found.golden)
-    return dataclasses.replace(found, golden=golden)
+    return dataclasses.replace(found, golden=golden, torch=exporter)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Exporter:
+    """A module and how it is exported, see `host.model.TorchSource`."""
+
+    module: torch.nn.Module
+    arguments: dict[str, torch.Tensor]
+    source: str
+    origin: Origin
+    shapes: Mapping[str, Binding]
+
+    def plain(self, module: torch.nn.Module) -> Model:
+        data = export(module, self.arguments, self.source)
+        return Model(name=model_name(self.source.partition(":")[2]), ir=from_bytes(data), origin=self.origin)
+
+    def exported(self, module: torch.nn.Module) -> Model:
+        return with_own_outputs(with_bound_shapes(self.plain(module), self.shapes))
 
 
 def require_torch() -> None:

@@ -31,10 +31,21 @@ _EDGE_FOR_ONE = {"host.answers": frozenset({"runtimes"})}
 # A framework is imported only in the modules named here: {framework: modules}.
 _HOME = {
     "paho": {"edge.mqtt"},
-    "onnxruntime": {"edge.runtimes.onnx", "host.reference", "host.passes.fuse", "host.compress.quantize"},
+    "onnxruntime": {
+        "edge.runtimes.onnx",
+        "host.reference",
+        "host.compress.quantize.static",
+        # Runs inside the emulated device, where nothing else of this project is.
+        "host.compress.emulate.program",
+    },
     "ai_edge_litert": {"edge.runtimes.litert"},
     "tflite_runtime": {"edge.runtimes.litert"},
-    "torch": {"host.ingest.torch", "host.ingest.zoo"},
+    "torch": {
+        "host.ingest.torch",
+        "host.ingest.zoo",
+        *(module.name for module in modules("host") if module.name.startswith("host.compress.torch.")),
+    },
+    "matplotlib": {"host.compress.report.plots"},
     "amqtt": {"host.amqtt"},
     "PIL": {"edge.preprocess", "host.ingest.zoo"},
 }

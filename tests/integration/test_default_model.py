@@ -9,14 +9,15 @@ import pytest
 
 from edge.formats.bundle import digest_of
 from edge.preprocess import prepare_image, read_labels
-from host.compress.measure import fidelity
 from host.compress.quantize import quantize
-from host.compress.recipe import Recipe, dump_recipe, parse_recipe
+from host.compress.quantize.quantized import Quantized
+from host.compress.recipe import Quantize, Recipe, dump_recipe, parse_recipe
 from host.errors import IngestError
 from host.ingest import ingest, zoo
 from host.model import Ingested, Model, to_bytes
 from host.passes import fuse, normalise, optimize
 from host.reference import Reference
+from tests.fidelity import fidelity
 
 pytestmark = pytest.mark.slow
 
@@ -32,8 +33,8 @@ def optimised(found: Ingested) -> Model:
 
 
 @pytest.fixture(scope="module")
-def quantized(found: Ingested, optimised: Model) -> tuple[Model, Recipe]:
-    return quantize(optimised, Recipe(), found.samples)
+def quantized(found: Ingested, optimised: Model) -> Quantized:
+    return quantize(optimised, Quantize(correct_bias=True), found.samples)
 
 
 def right_answers(model: Model, found: Ingested, mode: str) -> int:
@@ -81,22 +82,23 @@ def test_fp32_passes_keep_eighteen_of_twenty_photos(found: Ingested, optimised: 
     assert fidelity(found.model, fused, found.holdout[:10], mode="exact").max_relative_error < 1e-5
 
 
-def test_int8_replays_to_the_same_bytes(optimised: Model, quantized: tuple[Model, Recipe]) -> None:
-    result, used = quantized
-    replayed, _ = quantize(optimised, parse_recipe(dump_recipe(used), file="r.toml"), ())
-    assert to_bytes(replayed.ir) == to_bytes(result.ir)
+def test_int8_replays_to_the_same_bytes(optimised: Model, quantized: Quantized) -> None:
+    recipe = parse_recipe(dump_recipe(Recipe(quantize=quantized.plan)), file="r.toml")
+    replayed = quantize(optimised, recipe.quantize, (), biases=quantized.biases)
+    assert to_bytes(replayed.model.ir) == to_bytes(quantized.model.ir)
 
 
-def test_int8_keeps_the_answers(found: Ingested, optimised: Model, quantized: tuple[Model, Recipe]) -> None:
-    result, _ = quantized
+def test_int8_keeps_the_answers(found: Ingested, optimised: Model, quantized: Quantized) -> None:
+    result = quantized.model
     fused, outcomes = fuse(result, found.samples)
     assert outcomes[0].kept
     assert right_answers(fused, found, "default") >= 17
-    assert fidelity(optimised, result, found.holdout[:40]).cosine > 0.97
+    assert fidelity(optimised, result, found.holdout[:40]).cosine > 0.99
     as_run = fidelity(optimised, fused, found.holdout, mode="default")
-    assert as_run.cosine > 0.97
+    # Where 16-bit sums saturate, seven-bit weights keep them from it: this holds on every processor.
+    assert as_run.cosine > 0.99
     assert as_run.top1_agreement is not None
-    assert as_run.top1_agreement >= 0.9
+    assert as_run.top1_agreement >= 0.95
     assert len(to_bytes(fused.ir)) < 0.3 * len(to_bytes(optimised.ir))
 
 

@@ -16,13 +16,15 @@ import typer
 from edge.errors import REQUEST_ERRORS
 from edge.formats import bundle, frame, message, plan, preprocess, profile, tensor
 from edge.formats.topics import Topics
-from host import oci
+from host import figures, oci
 from host.cli import main as host_cli
 from host.compress import recipe
+from host.compress.judge import score
+from host.compress.report import records as report
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
-_FORMATS = (bundle, frame, message, plan, preprocess, profile, tensor, recipe)
+_FORMATS = (bundle, frame, message, plan, preprocess, profile, tensor, recipe, report, score, figures)
 # Not on a disk or a wire under this name: a decoded frame in memory.
 _IN_MEMORY = {frame.Frame}
 

@@ -7,10 +7,21 @@ from pathlib import Path
 import pytest
 
 from edge.formats.profile import load_profile
-from host.compress.recipe import Quantize, Range, Recipe, dump_recipe, load_recipe, parse_recipe, recipe_for
+from host.compress.recipe import (
+    PruneBlocks,
+    PruneWeights,
+    Quantize,
+    Range,
+    Recipe,
+    dump_recipe,
+    load_recipe,
+    parse_recipe,
+    recipe_for,
+)
 from host.errors import RecipeError
 
 CALIBRATED = Recipe(
+    prune=(PruneBlocks(blocks=("add",)), PruneWeights(ratio=0.5)),
     quantize=Quantize(
         variant="u8s8",
         exclude=("head",),
@@ -19,33 +30,46 @@ CALIBRATED = Recipe(
             Range(tensor="x", dtype="uint8", low=-1.5, high=2.0),
             Range(tensor='q"\\', dtype="int8", low=0, high=0),
         ),
-    )
+    ),
 )
 
 
 def test_a_recipe_is_written_as_people_would_write_it() -> None:
     assert dump_recipe(CALIBRATED) == (
-        'format = "1.0"\n'
+        'format = "1.1"\n'
+        'wire = "float32"\n'
+        'learned = ""\n'
+        "\n"
+        "[[prune]]\n"
+        'kind = "blocks"\n'
+        "count = 1\n"
+        "blocks = [\n"
+        '    "add",\n'
+        "]\n"
+        "\n"
+        "[[prune]]\n"
+        'kind = "weights"\n'
+        "ratio = 0.5\n"
+        "exclude = []\n"
         "\n"
         "[quantize]\n"
         'mode = "int8"\n'
         'variant = "u8s8"\n'
         'calibration = "minmax"\n'
         "percentile = 99.99\n"
-        'exclude = ["head"]\n'
+        "equalize = false\n"
+        "correct_bias = false\n"
+        "block_size = 32\n"
+        "embeddings = true\n"
+        "exclude = [\n"
+        '    "head",\n'
+        "]\n"
+        "wider = []\n"
         f'calibrated_for = "sha256:{"0" * 64}"\n'
-        "\n"
-        "[[quantize.ranges]]\n"
-        'tensor = "x"\n'
-        'dtype = "uint8"\n'
-        "low = -1.5\n"
-        "high = 2.0\n"
-        "\n"
-        "[[quantize.ranges]]\n"
-        'tensor = "q\\"\\\\"\n'
-        'dtype = "int8"\n'
-        "low = 0.0\n"
-        "high = 0.0\n"
+        "ranges = [\n"
+        '    { tensor = "x", dtype = "uint8", low = -1.5, high = 2.0 },\n'
+        '    { tensor = "q\\"\\\\", dtype = "int8", low = 0, high = 0 },\n'
+        "]\n"
     )
 
 
@@ -76,14 +100,14 @@ def test_quantization_can_be_turned_off() -> None:
 def test_an_unknown_way_to_quantize_is_refused() -> None:
     with pytest.raises(RecipeError) as caught:
         recipe_for(load_profile("rpi4"), "int3")
-    assert str(caught.value) == "--quantize int3: choose int8 or none"
+    assert str(caught.value) == "--quantize int3: choose int8, int8-dynamic, int4, float16 or none"
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "r.toml: format: expected a version such as '1.0', got None"),
-        ("format = 1", "r.toml: format: expected a version such as '1.0', got 1"),
+        ("", "r.toml: format: expected a version such as '1.1', got None"),
+        ("format = 1", "r.toml: format: expected a version such as '1.1', got 1"),
         ("format = ", "r.toml: not TOML: Invalid value (at end of document)"),
         (
             'format = "2.0"',
@@ -93,12 +117,12 @@ def test_an_unknown_way_to_quantize_is_refused() -> None:
             ),
         ),
         (
-            'format = "1.0"\n[quantize]\nmode = "int4"\npercentile = 101\nspeed = 1',
+            'format = "1.0"\n[quantize]\nmode = "int3"\npercentile = 101\nspeed = 1',
             (
-                "r.toml: quantize.mode: expected one of int8, none, got 'int4'; "
+                "r.toml: quantize.mode: expected one of float16, int4, int8, int8-dynamic, none, got 'int3'; "
                 "quantize.percentile: expected float from 50 to 100, got 101; "
-                "quantize.speed: unknown key; allowed: mode, variant, calibration, percentile, exclude, "
-                "calibrated_for, ranges"
+                "quantize.speed: unknown key; allowed: mode, variant, calibration, percentile, equalize, "
+                "correct_bias, block_size, embeddings, exclude, wider, calibrated_for, ranges"
             ),
         ),
         (
@@ -111,6 +135,31 @@ def test_an_unknown_way_to_quantize_is_refused() -> None:
         (
             'format = "1.0"\n[[quantize.ranges]]\ntensor = "x"\ndtype = "uint8"\nlow = nan\nhigh = 1.0',
             "r.toml: quantize.ranges[0].low: expected float from -inf to inf, got nan",
+        ),
+        (
+            'format = "1.1"\n[[prune]]\nratio = 0.5\n[[prune]]\nkind = "rows"',
+            (
+                "r.toml: prune[0].kind: expected one of channels, torch-channels, weights, blocks, got None; "
+                "prune[1].kind: expected one of channels, torch-channels, weights, blocks, got 'rows'"
+            ),
+        ),
+        (
+            'format = "1.1"\n[[prune]]\nkind = "weights"\n[[prune]]\nkind = "weights"\npattern = "4:2"',
+            (
+                "r.toml: prune[0]: give one of threshold, ratio and pattern, got none; "
+                "prune[1].pattern: '4:2' keeps every weight; N must be below M"
+            ),
+        ),
+        (
+            'format = "1.1"\n[[prune]]\nkind = "channels"\nratio = 1.0\nspeed = 1',
+            (
+                "r.toml: prune[0].ratio: expected float from 0 below 1, got 1.0; prune[0].speed: unknown key; "
+                "allowed: ratio, criterion, multiple, repair, exclude, groups"
+            ),
+        ),
+        (
+            'format = "1.1"\n[[prune]]\nkind = "channels"\n[[prune.groups]]\nnodes = ["a"]\nkeep = [2, 1]',
+            "r.toml: prune[0].groups[0].keep: not ascending",
         ),
     ],
 )

@@ -1,0 +1,1 @@
+"""Samples to judge and train on, from where people have them."""

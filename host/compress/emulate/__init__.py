@@ -1,0 +1,1 @@
+"""Another processor, emulated: its answers, never its times."""

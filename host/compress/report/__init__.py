@@ -1,0 +1,1 @@
+"""What a compression did and what it cost, for people and programs."""

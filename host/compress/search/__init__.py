@@ -1,0 +1,1 @@
+"""Find the smallest and fastest model within a budget."""
