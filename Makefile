@@ -8,6 +8,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Written last, so that an interrupted install is done again; older than what it was made from, it is renewed.
 STAMP := $(VENV)/.installed
+# What tests, linters and benchmarks need beyond that.
+DEV_STAMP := $(VENV)/.installed-dev
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install $(PIP_ARGS) -c constraints.txt
 
 PROFILE ?= rpi4
@@ -15,13 +17,15 @@ MODEL ?=
 OUT ?=
 RECIPE ?=
 NAME ?=
+BUDGET ?=
+DATA ?=
 # More arguments of the command behind a target, for example ARGS='--quantize none --force'.
 ARGS ?=
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo package bench test test-fast lint format clean
+.PHONY: help venv demo package compress bench test test-fast lint format clean
 
 help: ## list the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -34,8 +38,13 @@ $(STAMP): pyproject.toml constraints.txt requirements-zoo.txt
 	@echo 'Installing into $(VENV): some minutes the first time.'
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) editables hatchling setuptools
-	@$(PIP) --no-build-isolation --editable '.[host,torch,broker,dev]'
+	@$(PIP) --no-build-isolation --editable '.[host,torch,report,broker]'
 	@$(PIP) --no-build-isolation --no-deps -r requirements-zoo.txt
+	@touch $@
+
+$(DEV_STAMP): $(STAMP)
+	@rm -f $@
+	@$(PIP) --no-build-isolation --editable '.[dev,tracking]'
 	@touch $@
 
 demo: $(STAMP) ## package, deploy to three agents over MQTT, classify photos, compare
@@ -45,24 +54,28 @@ package: $(STAMP) ## write a bundle: PROFILE=rpi4 MODEL=net.onnx OUT=folder RECI
 	@$(BIN)/shardwire package $(if $(MODEL),'$(MODEL)') --profile '$(PROFILE)' \
 		$(if $(OUT),--out '$(OUT)') $(if $(RECIPE),--recipe '$(RECIPE)') $(ARGS)
 
-bench: $(STAMP) ## print the figures of one benchmark: NAME=sharding
-	@test -n '$(NAME)' || { echo 'Give NAME=, one of:' $(basename $(notdir $(filter-out %/__init__.py %/fleet.py %/measure.py,$(wildcard benchmarks/*.py)))); exit 2; }
+compress: $(STAMP) ## search within a budget: MODEL=net.onnx DATA=photos/ BUDGET='top1-drop<=0.005' PROFILE=rpi4 OUT=folder
+	@$(BIN)/shardwire compress $(if $(MODEL),'$(MODEL)') --profile '$(PROFILE)' $(if $(BUDGET),--budget '$(BUDGET)') \
+		$(if $(DATA),--data '$(DATA)') $(if $(OUT),--out '$(OUT)') $(if $(RECIPE),--recipe '$(RECIPE)') $(ARGS)
+
+bench: $(DEV_STAMP) ## print the figures of one benchmark: NAME=sharding
+	@test -n '$(NAME)' || { echo 'Give NAME=, one of:' $(basename $(notdir $(shell grep -l '^KEYS = ' benchmarks/*.py))); exit 2; }
 	@$(BIN)/python -m benchmarks.$(NAME) $(ARGS)
 
 test: lint ## lint, then run all tests
 	@sh tests/fetch_mosquitto.sh $(VENV)/mosquitto
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-test-fast: $(STAMP) ## the tests that take under a minute together
+test-fast: $(DEV_STAMP) ## the tests that take under a minute together
 	@$(BIN)/python -m pytest -m 'not slow' tests/unit tests/property tests/architecture $(PYTEST_ARGS)
 
-lint: $(STAMP) ## formatting, rules, types, boundaries between packages
+lint: $(DEV_STAMP) ## formatting, rules, types, boundaries between packages
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-format: $(STAMP) ## rewrite the files as the formatter wants them
+format: $(DEV_STAMP) ## rewrite the files as the formatter wants them
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 

@@ -2,7 +2,7 @@
 
 ::
 
-    from host.api import PruneChannels, Quantize, load, optimize, prune, quantize, search
+    from host.api import PruneChannels, Quantize, load, load_dataset, optimize, prune, quantize, search
 
     net = load("net.onnx", inputs="samples.npz")
     small = prune(optimize(net), PruneChannels(ratio=0.25))
@@ -28,8 +28,9 @@ import msgspec
 from edge.formats.profile import load_profile
 from host.compress.data import dataset as datasets
 from host.compress.data.dataset import Dataset
+from host.compress.data.inputs import own_samples
 from host.compress.judge.budget import Budget
-from host.compress.learned import Learned, encode_learned, learned_path
+from host.compress.learned import Learned, changed_weights, encode_learned, learned_path
 from host.compress.pipeline import Prepared, Say, Training, finish, shrink, silent
 from host.compress.recipe import (
     Prune,
@@ -48,6 +49,7 @@ from host.compress.search.search import Wish
 from host.compress.search.search import search as find
 from host.compress.search.trial import TrialCache, default_cache_folder
 from host.compression import material_for
+from host.errors import RecipeError
 from host.figures import measure
 from host.ingest import ingest
 from host.ingest.inputs import input_specs
@@ -83,6 +85,8 @@ class Step:
     Attributes:
         source: What was loaded.
         model: As it is now.
+        base: After the graph passes, where a recipe begins; None before `optimize`.
+        given_inputs: Whether samples were given to calibrate with.
         recipe: What was done so far that a recipe can say.
         learned: Weights that data changed so far.
         report: What the last step changed, with costs before and after it.
@@ -90,6 +94,8 @@ class Step:
 
     source: Ingested
     model: Model
+    base: Model | None
+    given_inputs: bool
     recipe: Recipe
     learned: Learned
     report: Report
@@ -99,7 +105,15 @@ class Step:
         Path(path).write_bytes(to_bytes(self.model.ir))
 
     def save_recipe(self, path: Path | str) -> None:
-        """Write the recipe, and the learned weights beside it where there are any."""
+        """Write the recipe, and the learned weights beside it where there are any.
+
+        ``shardwire compress --recipe`` makes the same model from it; fused, where `quantize` was not the last step.
+
+        Raises:
+            RecipeError: The model was never optimised; a recipe begins with that.
+        """
+        if self.base is None:
+            raise RecipeError(f"{path}: a recipe begins with an optimised model: call optimize before the other steps")
         Path(path).write_text(dump_recipe(self.recipe), encoding="utf-8")
         if self.learned:
             learned_path(Path(path)).write_bytes(encode_learned(self.learned))
@@ -127,7 +141,15 @@ def load(source: str, *, inputs: str | None = None, shapes: Mapping[str, int | t
         result=figures,
         notes=found.notes,
     )
-    return Step(source=found, model=model, recipe=Recipe(quantize=_NOTHING), learned=Learned(), report=report)
+    return Step(
+        source=found,
+        model=model,
+        base=None,
+        given_inputs=inputs is not None,
+        recipe=Recipe(quantize=_NOTHING),
+        learned=Learned(),
+        report=report,
+    )
 
 
 def load_dataset(source: str, step: Step) -> Dataset:
@@ -148,10 +170,13 @@ def optimize(step: Step) -> Step:
     """Run the graph passes, each checked; the report tells what each did.
 
     Raises:
+        RecipeError: It is not the first step.
         PassError: The model does not run to begin with.
     """
+    if step.recipe != Recipe(quantize=_NOTHING):
+        raise RecipeError("optimize comes first: what is pruned or quantized already is no model to begin with")
     model, outcomes = optimise.optimize(step.model, step.source.samples, measured=True)
-    return _next(step, model, outcomes=outcomes)
+    return dataclasses.replace(_next(step, model, outcomes=outcomes), base=model)
 
 
 def prune(
@@ -165,7 +190,7 @@ def prune(
     """Remove channels, weights or blocks, and win accuracy back.
 
     Args:
-        step: Best after `optimize`.
+        step: Best after `optimize`; not after `quantize`.
         steps: What to remove, in order.
         recover: How accuracy is won back after that, in order.
         samples: What decisions and repair look at; those of the model when None.
@@ -175,6 +200,9 @@ def prune(
     Raises:
         UserError: The model does not allow a step.
     """
+    _check_unquantized(step, "prune")
+    if step.recipe.prune and any(isinstance(each, PruneTorch) for each in steps):
+        raise RecipeError("prune: torch-channels come before every other step, because they change the module itself")
     shrunk = shrink(
         _prepared(step),
         Recipe(prune=tuple(steps), recover=tuple(recover), quantize=_NOTHING),
@@ -187,8 +215,13 @@ def prune(
         prune=(*step.recipe.prune, *shrunk.recipe.prune),
         recover=(*step.recipe.recover, *recover),
     )
-    learned = Learned(weights={**step.learned.weights, **shrunk.weights})
-    return _next(step, shrunk.model, recipe=recipe, learned=learned)
+    weights = dict(shrunk.weights)
+    if step.learned:
+        # A second cut changes the shape of what the first one learned, too: compare with the structure of both.
+        begin = step.base if step.base is not None else normalise(step.source.model)
+        bare = shrink(_prepared(step, begin), recipe, (), learned=Learned())
+        weights = changed_weights(bare.model, shrunk.model)
+    return _next(step, shrunk.model, recipe=recipe, learned=Learned(weights=weights))
 
 
 def quantize(step: Step, plan: Quantize, *, samples: Sequence[Tensors] | None = None, say: Say = silent) -> Step:
@@ -201,8 +234,9 @@ def quantize(step: Step, plan: Quantize, *, samples: Sequence[Tensors] | None = 
         say: Told what goes on.
 
     Raises:
-        UserError: The model cannot be quantized so.
+        UserError: The model cannot be quantized so, or was already.
     """
+    _check_unquantized(step, "quantize")
     prepared = _prepared(step)
     data = step.source.samples if samples is None else samples
     shrunk = dataclasses.replace(
@@ -213,7 +247,7 @@ def quantize(step: Step, plan: Quantize, *, samples: Sequence[Tensors] | None = 
     made = finish(prepared, shrunk, data, say=say, measured=True)
     found = _next(step, made.model, recipe=made.recipe, learned=made.learned, outcomes=made.outcomes)
     source = normalise(step.source.model)
-    judge = Judge(source, Dataset.held(step.source.holdout or step.source.samples, name="the model's own samples"))
+    judge = Judge(source, own_samples(step.source))
     evaluations = judge.both(dataclasses.replace(made, original=source))
     return dataclasses.replace(found, report=msgspec.structs.replace(found.report, evaluations=evaluations))
 
@@ -235,7 +269,7 @@ def search(
         wish: A budget such as ``top1-drop<=0.005,cosine>=0.99``, or all that a search can be told.
         profile: Device profile, an id or a path, where the wish is a budget only.
         data: To judge on; a part of it calibrates where the model brought no inputs. The model's own when None.
-        training: What recovery after pruning looks at.
+        training: What recovery after pruning looks at; with it a budget alone trains by distillation.
         cached: Whether trials are kept for the next search.
         say: Told each step and each trial.
 
@@ -243,9 +277,12 @@ def search(
         BudgetUnmetError: Nothing keeps the budget; it names the closest candidates.
         UserError: The budget, data or model does not allow it.
     """
+    if step.recipe != Recipe(quantize=_NOTHING):
+        raise RecipeError("search begins with what load gave, and prunes and quantizes by itself")
     if isinstance(wish, str):
-        wish = Wish(budget=Budget.parse(wish), profile=load_profile(profile))
-    material = material_for(step.source, data, own_inputs=not step.source.notes)
+        recover = (Recover(method="distill", epochs=_EPOCHS),) if training is not None else ()
+        wish = Wish(budget=Budget.parse(wish), profile=load_profile(profile), recover=recover)
+    material = material_for(step.source, data, own_inputs=step.given_inputs)
     if training is not None:
         material = dataclasses.replace(material, training=training)
     cache = TrialCache(default_cache_folder() if cached else None)
@@ -259,14 +296,23 @@ def search(
         found=found,
         budget=str(wish.budget),
     )
-    return Step(source=step.source, model=made.model, recipe=made.recipe, learned=made.learned, report=report)
+    return dataclasses.replace(
+        step, model=made.model, base=found.prepared.optimised, recipe=made.recipe, learned=made.learned, report=report
+    )
 
 
 _NOTHING = Quantize(mode="none")
+_EPOCHS = 5
 
 
-def _prepared(step: Step) -> Prepared:
-    return Prepared(ingested=step.source, normal=step.model, optimised=step.model, outcomes=())
+def _prepared(step: Step, model: Model | None = None) -> Prepared:
+    model = step.model if model is None else model
+    return Prepared(ingested=step.source, normal=model, optimised=model, outcomes=())
+
+
+def _check_unquantized(step: Step, what: str) -> None:
+    if step.recipe.quantize != _NOTHING:
+        raise RecipeError(f"{what}: the model is quantized already, which is the last step; begin with one before it")
 
 
 def _next(
@@ -280,8 +326,8 @@ def _next(
     after = measure(model, step.source.golden[0].inputs, timed=True)
     rows = tuple(pass_row(outcome) for outcome in outcomes)
     report = msgspec.structs.replace(step.report, passes=rows, original=step.report.result, result=after)
-    return Step(
-        source=step.source,
+    return dataclasses.replace(
+        step,
         model=model,
         recipe=recipe or step.recipe,
         learned=learned if learned is not None else step.learned,

@@ -115,17 +115,22 @@ class OpenBundle:
         return _read_blob(self.blobs_folder, blob)
 
     def blobs(self) -> tuple[Blob, ...]:
-        """Return every blob that the manifest names, itself first, each once; also what only a workstation needs."""
+        """Return every blob that the manifest names, itself first, each once."""
         wanted = {self.manifest_blob.digest: self.manifest_blob}
-        if self.manifest.compression.learned is not None:
-            wanted[self.manifest.compression.learned.digest] = self.manifest.compression.learned
         for blob in manifest_blobs(self.manifest):
             wanted.setdefault(blob.digest, blob)
         return tuple(wanted.values())
 
 
 def manifest_blobs(manifest: Manifest) -> Iterator[Blob]:
-    """Yield every blob that a fleet needs of a manifest, with repetitions."""
+    """Yield every blob that a manifest names, with repetitions."""
+    yield from fleet_blobs(manifest)
+    if manifest.compression.learned is not None:
+        yield manifest.compression.learned
+
+
+def fleet_blobs(manifest: Manifest) -> Iterator[Blob]:
+    """Yield every blob that a fleet needs, with repetitions: not the weights that only a replay of the recipe reads."""
     yield from manifest.blobs(0, len(manifest.shards))
     for pair in manifest.golden:
         yield from (pair.inputs, pair.outputs, pair.whole)

@@ -15,7 +15,7 @@ from typing import Literal
 from edge.formats.profile import DeviceProfile, load_profile
 from host import staging
 from host.compress.data.dataset import Dataset, load_dataset
-from host.compress.data.inputs import inputs_of
+from host.compress.data.inputs import inputs_of, own_samples
 from host.compress.emulate.emulator import Emulator
 from host.compress.judge.budget import Budget
 from host.compress.learned import SUFFIX, load_learned
@@ -30,7 +30,7 @@ from host.compress.search.front import Objective
 from host.compress.search.proving import Material
 from host.compress.search.search import Found, Wish, search
 from host.compress.search.trial import TrialCache, default_cache_folder
-from host.errors import PackageError
+from host.errors import DatasetError, PackageError
 from host.ingest import ingest
 from host.ingest.inputs import input_specs
 from host.model import Ingested, to_bytes
@@ -39,11 +39,14 @@ from host.oci import write_file
 CALIBRATION_SAMPLES = 128
 """Taken from the data, and never judged on, where a model comes without inputs of its own."""
 
+LEAST_OWN_SAMPLES = 32
+"""A model that comes with fewer calibrates with a part of the data, unless it was told which."""
+
 EMULATED_SAMPLES = 64
 """An emulated processor answers some hundred times slower than a real one."""
 
 LEAST_TRAINING_SAMPLES = 256
-"""With fewer, training would learn them by heart."""
+"""With fewer, training may learn them by heart, and the report says so."""
 
 RECIPE = "recipe.toml"
 
@@ -128,10 +131,14 @@ def compress_model(request: CompressRequest, *, say: Say = silent, progress: Pro
     _check(request)
     budget = Budget.parse(request.budget) if request.budget is not None else None
     recipe = load_recipe(request.recipe) if request.recipe is not None else recipe_for(profile, request.quantize)
-    emulator = _emulator(request, profile, say)
     say("reading the model")
     ingested = ingest(request.source, shapes=request.shapes, inputs=request.inputs)
     material = _material(request, ingested, progress)
+    if budget is not None and budget.needs_labels and material.dataset.label(0) is None:
+        raise DatasetError(
+            f"{material.dataset.where(0)} has no label, which {budget} needs; agreement, cosine and snr need none"
+        )
+    emulator = _emulator(request, profile, say)
     found: Found | None = None
     if budget is not None:
         cache = TrialCache(default_cache_folder() if request.cached else None)
@@ -146,7 +153,7 @@ def compress_model(request: CompressRequest, *, say: Say = silent, progress: Pro
         evaluations=_evaluations(request, compressed, material, budget, emulator, say),
         found=found,
         budget=request.budget,
-        notes=(*ingested.notes, *material.dataset.notes),
+        notes=(*_input_notes(ingested, material), *material.dataset.notes, *_training_notes(request, material)),
     )
     say(f"writing {request.target}")
     _write(request, compressed, report)
@@ -158,18 +165,18 @@ def material_for(ingested: Ingested, dataset: Dataset | None, *, own_inputs: boo
 
     Args:
         ingested: The model.
-        dataset: To judge on; the model's holdout, else its samples, when None.
-        own_inputs: Whether its samples are real ones to calibrate with.
+        dataset: To judge on. When None, the model's holdout, else a half of its samples; where these are too few to
+            share, all of them are for both, and the name of the dataset says so.
+        own_inputs: Whether its samples were given to calibrate with; many samples are used for that anyway.
     """
+    own = ingested.samples
+    if dataset is None and (ingested.holdout or len(own) < LEAST_OWN_SAMPLES):
+        return Material(dataset=own_samples(ingested), calibration=own, training=Training())
     if dataset is None:
-        evidence = ingested.holdout or ingested.samples
-        return Material(
-            dataset=Dataset.held(evidence, name="the model's own samples"),
-            calibration=ingested.samples,
-            training=Training(),
-        )
-    if own_inputs or len(dataset) < 2:
-        return Material(dataset=dataset, calibration=ingested.samples, training=Training())
+        first, rest = Dataset.held(own, name="the model's own samples").split(min(CALIBRATION_SAMPLES, len(own) // 2))
+        return Material(dataset=rest, calibration=tuple(inputs_of(first)), training=Training())
+    if own_inputs or len(own) >= LEAST_OWN_SAMPLES or len(dataset) < 2:
+        return Material(dataset=dataset, calibration=own, training=Training())
     first, rest = dataset.split(min(CALIBRATION_SAMPLES, max(1, len(dataset) // 4)))
     return Material(dataset=rest, calibration=inputs_of(first), training=Training())
 
@@ -181,6 +188,16 @@ def _check(request: CompressRequest) -> None:
         raise PackageError(f"--recipe {request.recipe} says how to quantize: leave out --quantize {request.quantize}")
     if request.budget is not None and request.data is None and Budget.parse(request.budget).needs_labels:
         raise PackageError(f"--budget {request.budget!r} needs labelled data to judge on: pass --data")
+    for option, source, use in (
+        ("--inputs", request.inputs, "calibrated"),
+        ("--train-data", request.training, "trained"),
+    ):
+        if source is not None and request.data is not None and _is_same(source, request.data):
+            raise PackageError(
+                f"{option} {source} is --data, too: what is {use} with is no proof; give other samples or leave it out"
+            )
+    if request.training is not None and importlib.util.find_spec("torch") is None:
+        raise PackageError("--train-data needs torch: pip install 'shardwire[torch]', or leave it out")
     staging.check_target(request.target, marker=RECIPE, what="compression", replace=request.replace)
 
 
@@ -191,8 +208,7 @@ def _material(request: CompressRequest, ingested: Ingested, progress: Progress |
         )
 
     dataset = opened(request.data) if request.data is not None else None
-    own = request.inputs is not None or len(ingested.samples) >= CALIBRATION_SAMPLES // 4
-    material = material_for(ingested, dataset, own_inputs=own)
+    material = material_for(ingested, dataset, own_inputs=request.inputs is not None)
     if request.training is None:
         return Material(
             dataset=material.dataset, calibration=material.calibration, training=Training(progress=progress)
@@ -222,10 +238,27 @@ def _wish(request: CompressRequest, budget: Budget, profile: DeviceProfile) -> W
 
 
 def _recovery(request: CompressRequest) -> tuple[Recover, ...]:
-    """Least squares repair is part of pruning; training comes on top where there is data and torch for it."""
-    if request.training is None or importlib.util.find_spec("torch") is None:
+    """Least squares repair is part of pruning; training comes on top where there is data for it."""
+    return () if request.training is None else (Recover(method="distill", epochs=request.epochs),)
+
+
+def _input_notes(ingested: Ingested, material: Material) -> tuple[str, ...]:
+    """What reading the model had to say about its inputs, unless the data took their place."""
+    return ingested.notes if material.calibration is ingested.samples else ()
+
+
+def _training_notes(request: CompressRequest, material: Material) -> tuple[str, ...]:
+    count = len(material.training.samples)
+    if request.training is None or count >= LEAST_TRAINING_SAMPLES:
         return ()
-    return (Recover(method="distill", epochs=request.epochs),)
+    return (
+        f"{request.training} holds {count} samples to train on; below {LEAST_TRAINING_SAMPLES} it may learn by heart",
+    )
+
+
+def _is_same(first: str, second: str) -> bool:
+    """Whether two options name one file, folder or function."""
+    return first == second or Path(first).resolve() == Path(second).resolve()
 
 
 def _by_recipe(

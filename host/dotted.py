@@ -14,18 +14,20 @@ from host.errors import UserError
 DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
-def resolve(source: str, *, fault: type[UserError]) -> Callable[..., Any]:
+def resolve(source: str, *, fault: type[UserError], option: str = "") -> Callable[..., Any]:
     """Import a function by name; the working directory is searched too.
 
     Args:
         source: ``package.module:function``.
         fault: The error to raise.
+        option: What the message begins with, such as ``--inputs``.
 
     Raises:
         UserError: The given one, if there is no such module or function, or importing it fails.
     """
+    start = f"{option} " if option else ""
     if not DOTTED.fullmatch(source):
-        raise fault(f"{source!r}: expected package.module:function")
+        raise fault(f"{start}{source!r}: expected package.module:function")
     module_name, _, name = source.partition(":")
     here = str(Path.cwd())
     added = here not in sys.path
@@ -35,11 +37,11 @@ def resolve(source: str, *, fault: type[UserError]) -> Callable[..., Any]:
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
-        raise fault(f"{source}: cannot import {module_name}: {type(error).__name__}: {error}") from error
+        raise fault(f"{start}{source}: cannot import {module_name}: {type(error).__name__}: {error}") from error
     finally:
         if added:
             sys.path.remove(here)
     function = getattr(module, name, None)
     if not callable(function):
-        raise fault(f"{source}: module {module_name} has no function {name!r}")
+        raise fault(f"{start}{source}: module {module_name} has no function {name!r}")
     return function  # type: ignore[no-any-return]  # what a foreign module holds has no type here

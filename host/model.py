@@ -103,6 +103,7 @@ class Ingested:
         preprocess: The steps from a photo to the input, if known.
         classes: How an output is read as a class, if known.
         holdout: Inputs that calibration never sees, for an honest fidelity figure; empty when there are too few.
+        holdout_groups: What each of those was taken from, such as the photo of a crop; empty where each stands alone.
         notes: Things the user should hear, such as "inputs are synthetic".
         torch: The module it was exported from, if any.
     """
@@ -113,6 +114,7 @@ class Ingested:
     preprocess: Preprocess | None = None
     classes: Labels | None = None
     holdout: tuple[Tensors, ...] = ()
+    holdout_groups: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     torch: TorchSource | None = None
 

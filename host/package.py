@@ -23,7 +23,7 @@ from edge.formats.profile import DeviceProfile, load_profile
 from edge.formats.topics import check_name
 from host.bundle import BundleContent, OpenBundle, blob_of, check_target, write_bundle
 from host.compare import cosine
-from host.compress.data.dataset import Dataset
+from host.compress.data.inputs import own_samples
 from host.compress.learned import load_learned
 from host.compress.pipeline import Compressed, Say, compress, silent
 from host.compress.recipe import Recipe, dump_recipe, load_recipe, recipe_for
@@ -232,8 +232,7 @@ def _report(request: PackageRequest, profile: DeviceProfile, ingested: Ingested,
         found = decode_report(path.read_bytes(), where=str(path))
         if found.recipe == recipe_digest(compressed.recipe) and found.source_digest == ingested.model.origin.digest:
             return found
-    evidence = Dataset.held(ingested.holdout or ingested.samples, name="the model's own samples")
-    judge = Judge(compressed.original, evidence)
+    judge = Judge(compressed.original, own_samples(ingested))
     return short_report(compressed, profile=profile.id, evaluations=judge.both(compressed), notes=ingested.notes)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -72,6 +73,7 @@ def command(
     force: Force = False,
 ) -> None:
     """Compress a model."""
+    _check_trackers(tensorboard, wandb)
     request = CompressRequest(
         source=model,
         profile=profile,
@@ -100,7 +102,12 @@ def command(
 def _shown(request: CompressRequest) -> Compression:
     """Compress with a line for each step and a bar for training."""
     with Progress(
-        TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=err, transient=True
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeRemainingColumn(),
+        console=err,
+        transient=True,
+        disable=not err.is_terminal,
     ) as bars:
         bar = bars.add_task("compressing", total=None)
 
@@ -119,6 +126,13 @@ def _shown(request: CompressRequest) -> Compression:
             bars.stop()
             print_report(search_report(error.found, profile=request.profile, budget=request.budget))
             raise
+
+
+def _check_trackers(tensorboard: Path | None, wandb: Path | None) -> None:
+    """Miss a package before the work, not after it."""
+    for option, folder, package in (("--tensorboard", tensorboard, "tensorboardX"), ("--wandb", wandb, "wandb")):
+        if folder is not None and importlib.util.find_spec(package) is None:
+            raise PackageError(f"{option} needs {package}: pip install 'shardwire[tracking]'")
 
 
 def _report(result: Compression, tensorboard: Path | None, wandb: Path | None) -> None:

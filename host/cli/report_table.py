@@ -32,7 +32,7 @@ _FIGURES: tuple[tuple[str, str, Callable[[float | None], str]], ...] = (
     ("nodes", "nodes", count_text),
     ("MACs", "macs", count_text),
     ("weights", "weight_bytes", size_text),
-    ("peak activations", "peak_activation_bytes", size_text),
+    ("activations", "peak_activation_bytes", size_text),
     ("latency", "latency_seconds", time_text),
 )
 
@@ -46,10 +46,13 @@ def print_report(report: Report) -> None:
 def report_parts(report: Report) -> Iterator[RenderableType]:
     """What a report says, part by part, an empty line before each but the first."""
     yield _head(report)
-    for found in (_cost(report), _passes(report), _evaluations(report), _candidates(report)):
+    passes = _passes(report)
+    for found in (_cost(report), passes, _evaluations(report), _candidates(report)):
         if found is not None and found.row_count:
             yield Text()
             yield found
+        if found is passes and (others := list(_other_passes(report))):
+            yield from others if passes.row_count else (Text(), *others)
     present = {each.status for each in report.candidates}
     yield from (
         Text(f"{status}: {meaning}", style="dim") for status, meaning in STATUS_MEANINGS.items() if status in present
@@ -82,15 +85,30 @@ def _cost(report: Report) -> Table | None:
 
 
 def _passes(report: Report) -> Table:
-    rows = table("pass", *(f">{label}" for label, _, _ in _FIGURES), "result")
+    """The passes that did something, with the figures that any of them changed."""
+    shown = [row for row in told(report)[0] if row.kept]
+    changed = [
+        (label, field, text)
+        for label, field, text in _FIGURES
+        if any("→" in _change(row.before, row.after, field, text) for row in shown)
+    ]
+    # What a pass has to say is what its figures say, where it has them.
+    said = ["" if row.before is not None and row.after is not None else _plain(row.reason) for row in shown]
+    rows = table("pass", *(f">{label}" for label, _, _ in changed), *(["result"] if any(said) else []))
+    for row, result in zip(shown, said, strict=True):
+        figures = [_change(row.before, row.after, field, text) for _, field, text in changed]
+        rows.add_row(_plain(row.name), *figures, *([result] if any(said) else []))
+    return rows
+
+
+def _other_passes(report: Report) -> Iterator[Text]:
+    """The passes that were left out, a line each, and how many found nothing to do."""
     shown, idle = told(report)
     for row in shown:
-        figures = [_change(row.before, row.after, field, text) for _, field, text in _FIGURES]
-        said = row.reason if row.kept else f"left out: {row.reason}"
-        rows.add_row(_plain(row.name), *figures, _plain(said), style="" if row.kept else "dim")
+        if not row.kept:
+            yield Text(f"{printable(row.name)}: left out: {printable(row.reason)}", style="dim")
     if idle:
-        rows.add_row(f"{len(idle)} more", *[""] * len(_FIGURES), f"{NO_CHANGE}: {_plain(', '.join(idle))}", style="dim")
-    return rows
+        yield Text(f"{len(idle)} {'pass' if len(idle) == 1 else 'passes'} found {NO_CHANGE}", style="dim")
 
 
 def _change(
@@ -103,33 +121,41 @@ def _change(
 
 
 def _candidates(report: Report) -> Table:
-    rows = table("", "candidate", "budget", ">weights", ">CPU here", ">ratio", ">predicted", "accuracy", "how")
+    metrics = {score.metric for each in report.candidates for score in each.scores}
+    # One metric is the column's name; several stand before their figures.
+    accuracy = _plain(next(iter(metrics))) if len(metrics) == 1 else "accuracy"
+    device = f"on {_plain(report.profile)}" if report.profile else "predicted"
+    rows = table("", "candidate", "budget", ">file", ">CPU time here", f">{device}", accuracy)
     for each in report.candidates:
         # A star: on the Pareto front. An arrow: the result.
         mark = f"{'→' if each.chosen else ' '}{'*' if each.on_front else ' '}"
-        ratio = NOTHING if each.latency_ratio is None else f"{each.latency_ratio:.2f}"
-        scores = "\n".join(f"{_plain(score.metric)} {escape(score_text(score))}" for score in each.scores)
-        how = "\n".join(_plain(text) for text in (each.summary, each.judgement) if text)
+        here = time_text(each.latency_seconds)
+        if each.latency_ratio is not None:
+            here += f" ({each.latency_ratio:.2f}x)"
+        scores = [
+            f"{'' if len(metrics) == 1 else f'{_plain(score.metric)} '}{escape(score_text(score))}"
+            for score in each.scores
+        ]
         rows.add_row(
             mark,
             _plain(each.name),
             Text(each.status, style=_STATUS_STYLES[each.status]),
             size_text(each.size_bytes),
-            time_text(each.latency_seconds),
-            ratio,
+            here,
             time_text(each.predicted_seconds),
-            scores or NOTHING,
-            how,
+            "\n".join(scores) or _plain(each.judgement) or NOTHING,
             style="bold" if each.chosen else "",
         )
     if rows.row_count:
-        rows.caption = "* on the Pareto front of size, latency and accuracy   → chosen"
+        rows.caption = "→ chosen   * on the Pareto front of size, latency and accuracy   (x) of the original's time"
         rows.caption_justify = "left"
     return rows
 
 
 def _evaluations(report: Report) -> Table:
-    rows = table("measured", "metric", ">value", ">interval", ">confidence", ">independent samples", "dataset")
+    sure = {score.confidence for evaluation in report.evaluations for score in evaluation.scores}
+    interval = f"{100 * next(iter(sure)):g} % interval" if len(sure) == 1 else "interval"
+    rows = table("measured", "metric", ">value", f">{interval}", ">independent", "samples of")
     for evaluation in report.evaluations:
         for index, score in enumerate(evaluation.scores):
             rows.add_row(
@@ -137,10 +163,11 @@ def _evaluations(report: Report) -> Table:
                 _plain(score.metric),
                 number_text(score.value),
                 f"{number_text(score.low)} to {number_text(score.high)}",
-                f"{score.confidence:.0%}",
                 str(score.count),
                 _plain(evaluation.dataset) if index == 0 else "",
             )
+    for column in rows.columns[2:5]:
+        column.no_wrap = True
     return rows
 
 

@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from edge.formats.bundle import digest_of
 from host.compress import prune
-from host.compress.data.inputs import Chosen
+from host.compress.data.inputs import chosen
 from host.compress.learned import Learned, changed_weights, encode_learned, with_weights
 from host.compress.prune.repair import repair
 from host.compress.quantize import quantize
@@ -307,7 +307,7 @@ def _lesson(way: Recover, samples: Sequence[Tensors], lesson: Lesson) -> tuple[S
     held = range(0, len(samples), HOLDOUT_EVERY)
     rest = [place for place in range(len(samples)) if place % HOLDOUT_EVERY]
     labels = None if lesson.labels is None else [lesson.labels[place] for place in rest]
-    return Chosen(samples, rest), replace(lesson, holdout=Chosen(samples, held[:MOST_HOLDOUT]), labels=labels)
+    return chosen(samples, rest), replace(lesson, holdout=chosen(samples, held[:MOST_HOLDOUT]), labels=labels)
 
 
 def _what(step: Prune) -> str:

@@ -26,7 +26,7 @@ from edge.formats.message import (
 from edge.formats.plan import Deployment, Epoch, encode_deployment
 from edge.formats.topics import check_name
 from edge.transport import Channel, Connected, Disconnected, Publication, Received, Subscribed, TransportEvent
-from host.bundle import manifest_blobs
+from host.bundle import fleet_blobs
 from host.fleet.blobs import BlobSource, answer_requests
 from host.fleet.collect import Collector
 from host.fleet.effects import CoordinatorEffect, Keep, Request, Subscribe, Told
@@ -188,7 +188,7 @@ class Coordinator(Desk):
         wanted = {manifest.digest for manifest in manifests}
         for digest in tuple(wanted):
             manifest = decode_manifest(self.blobs.read(digest), where=f"bundle {digest[7:19]}")
-            wanted |= {blob.digest for blob in manifest_blobs(manifest)}
+            wanted |= {blob.digest for blob in fleet_blobs(manifest)}
         return wanted
 
     def will(self, connect: int) -> Publication:

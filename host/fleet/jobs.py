@@ -20,7 +20,7 @@ from edge.formats.message import (
 )
 from edge.formats.plan import Deployment, encode_deployment
 from edge.transport import Channel, Publication
-from host.bundle import manifest_blobs
+from host.bundle import fleet_blobs
 from host.errors import FleetError, PlanError
 from host.fleet.blobs import BlobSource
 from host.fleet.collect import Collector
@@ -155,11 +155,11 @@ class DeployJob:
         if self._manifest is None and blobs.has(self._request.manifest.digest):
             where = f"bundle {self._request.manifest.digest[7:19]}"
             self._manifest = decode_manifest(blobs.read(self._request.manifest.digest), where=where)
-        return self._manifest is not None and all(blobs.has(blob.digest) for blob in manifest_blobs(self._manifest))
+        return self._manifest is not None and all(blobs.has(blob.digest) for blob in fleet_blobs(self._manifest))
 
     def _collect(self, now: float) -> Sequence[Publication]:
         collector = self._desk.collector
-        wanted = [self._request.manifest] if self._manifest is None else list(manifest_blobs(self._manifest))
+        wanted = [self._request.manifest] if self._manifest is None else list(fleet_blobs(self._manifest))
         if collector is None:
             missing = next(blob.digest for blob in wanted if not self._desk.blobs.has(blob.digest))
             raise BundleError(f"blob {missing} is not in the bundle; package or copy it again")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from host.dotted import DOTTED
 from host.errors import IngestError, UnsupportedModelError
 from host.model import Ingested
 from host.passes.bind_shapes import Binding
 
-_FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _NO_SHAPES: Mapping[str, Binding] = {}
 _UNSUPPORTED = {
     ".tflite": "TFLite models are not read yet",
@@ -51,7 +50,7 @@ def ingest(source: str, *, shapes: Mapping[str, Binding] = _NO_SHAPES, inputs: s
         from host.ingest.onnx import ingest_onnx
 
         return ingest_onnx(path, shapes=shapes, inputs=inputs)
-    if _FACTORY.fullmatch(source):
+    if DOTTED.fullmatch(source):
         from host.ingest.torch import ingest_torch
 
         return ingest_torch(source, shapes=shapes, inputs=inputs)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import re
-import sys
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,13 +12,13 @@ import numpy as np
 import onnx_ir as ir
 
 from edge.formats.tensor import DTYPES, Array
+from host.dotted import DOTTED, resolve
 from host.errors import IngestError, UnsupportedModelError
 from host.model import Tensors
 
 MAX_INPUTS_BYTES = 2 << 30
 MAX_SAMPLES = 4096
 
-_DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _SEED = 0x5EED
 _NO_NUMPY = frozenset({ir.DataType.UNDEFINED, ir.DataType.STRING})
 # Sizes for (batch, other dynamic dimensions), tried until the model accepts them; convolutional models want
@@ -92,7 +89,7 @@ def load_inputs(source: str, specs: tuple[InputSpec, ...] | None) -> tuple[Tenso
     """
     if source.endswith(".npz"):
         samples = _from_npz(Path(source), specs or ())
-    elif _DOTTED.fullmatch(source):
+    elif DOTTED.fullmatch(source):
         samples = _from_callable(source)
     else:
         raise IngestError(f"--inputs {source!r}: give a file that ends in .npz, or package.module:callable")
@@ -142,32 +139,6 @@ def synthetic(specs: tuple[InputSpec, ...], *, batch: int, other: int, seed: int
     return sample
 
 
-def resolve_dotted(source: str, *, option: str) -> Any:
-    """Import what ``package.module:name`` names; the working directory is searched too.
-
-    Raises:
-        IngestError: If there is no such module or name, or importing it fails.
-    """
-    module_name, _, name = source.partition(":")
-    if not _DOTTED.fullmatch(source):
-        raise IngestError(f"{option} {source!r}: expected package.module:name")
-    here = str(Path.cwd())
-    added = here not in sys.path
-    if added:
-        # A console script, unlike `python -m`, does not have the working directory on its path.
-        sys.path.insert(0, here)
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
-        raise IngestError(f"{option} {source}: cannot import {module_name}: {type(error).__name__}: {error}") from error
-    finally:
-        if added:
-            sys.path.remove(here)
-    if not hasattr(module, name):
-        raise IngestError(f"{option} {source}: module {module_name} has no {name!r}")
-    return getattr(module, name)
-
-
 def _from_npz(path: Path, specs: tuple[InputSpec, ...]) -> list[Tensors]:
     try:
         with zipfile.ZipFile(path) as archive:
@@ -194,7 +165,7 @@ def _from_npz(path: Path, specs: tuple[InputSpec, ...]) -> list[Tensors]:
 
 
 def _from_callable(source: str) -> list[Tensors]:
-    function = resolve_dotted(source, option="--inputs")
+    function = resolve(source, fault=IngestError, option="--inputs")
     try:
         result = function()
         found = [result] if isinstance(result, Mapping) else list(result)

@@ -19,8 +19,9 @@ import numpy as np
 
 from edge.formats.tensor import Array
 from host.compare import compare
+from host.dotted import resolve
 from host.errors import IngestError
-from host.ingest.inputs import load_inputs, resolve_dotted
+from host.ingest.inputs import load_inputs
 from host.ingest.onnx import from_model, with_bound_shapes, with_own_outputs
 from host.model import Golden, Ingested, Model, Origin, Tensors, from_bytes, model_name
 from host.passes.bind_shapes import Binding
@@ -184,7 +185,7 @@ def _leaves(result: Any) -> list[torch.Tensor]:
 def _made(source: str) -> tuple[torch.nn.Module, Any]:
     import torch
 
-    factory = resolve_dotted(source, option="model")
+    factory = resolve(source, fault=IngestError, option="model")
     try:
         with _silence():
             made = factory()

@@ -97,6 +97,7 @@ def ingest_efficientnet_lite0() -> Ingested:
         preprocess=PREPROCESS,
         classes=Labels(output=output, names=labels, softmax=True),
         holdout=tuple({INPUT: array} for array in holdout),
+        holdout_groups=tuple(f"photo {place}" for place in range(len(photos)) for _ in range(HOLDOUT_CROPS_PER_PHOTO)),
     )
 
 

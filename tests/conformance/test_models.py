@@ -12,9 +12,9 @@ import onnxruntime
 import pytest
 
 from edge.formats.tensor import DTYPES, Array
-from host.errors import UserError
+from host.dotted import resolve
+from host.errors import IngestError, UserError
 from host.export import export_onnx
-from host.ingest.inputs import resolve_dotted
 from host.package import PackageRequest, package
 from tests.conformance.cutting import CutModel, Tensors, cut_everywhere, largest_error, same_bits
 from tests.graphs import parsed
@@ -115,7 +115,7 @@ def _asked_directly(model: ZooModel, inputs: Tensors) -> Iterator[Array]:
         module = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights)
         module._global_params = module._global_params._replace(local_pooling=False)
     else:
-        module, _ = resolve_dotted(model.source, option="model")()
+        module, _ = resolve(model.source, fault=IngestError)()
     with torch.no_grad():
         answers = module.eval()(*(torch.from_numpy(np.array(array)) for array in inputs.values()))
     yield from (answer.numpy() for answer in (answers if isinstance(answers, tuple) else (answers,)))

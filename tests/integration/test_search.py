@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -11,6 +13,7 @@ from edge.formats.profile import load_profile
 from host.compress.data.dataset import Dataset
 from host.compress.judge.budget import Budget
 from host.compress.pipeline import Prepared, Training
+from host.compress.recover import Lesson
 from host.compress.search.proving import Material
 from host.compress.search.search import BudgetUnmetError, Found, Wish, replayed, search
 from host.compress.search.trial import TrialCache
@@ -131,3 +134,67 @@ def test_other_data_is_another_question(tmp_path: Path) -> None:
     other = Material(dataset=Dataset.held(photos(300, seed=6)), calibration=SAMPLES, training=Training())
     search(ingested(), other, wish("agreement>=0.9", ratios=()), cache=cache)
     assert len(list(tmp_path.glob("*.json"))) > entries
+
+
+def _with_labels(labels: list[int]) -> Material:
+    return Material(
+        dataset=Dataset.held(ASKED, name="asked"),
+        calibration=SAMPLES,
+        training=Training(samples=SAMPLES, lesson=Lesson(labels=labels)),
+    )
+
+
+def test_what_may_change_the_result_is_another_question(tmp_path: Path) -> None:
+    cache = TrialCache(tmp_path)
+    asked = wish("agreement>=0.9", ratios=())
+    slower = msgspec.structs.replace(asked.profile, memory_bytes_per_second=1.0)
+    questions = (
+        (material(), asked),
+        (_with_labels([0] * len(SAMPLES)), asked),
+        (_with_labels([1] * len(SAMPLES)), asked),
+        (material(), replace(asked, profile=slower)),
+        (material(), replace(asked, confidence=0.9)),
+    )
+    entries = []
+    for given, question in questions:
+        search(ingested(), given, question, cache=cache)
+        entries.append(len(list(tmp_path.glob("*.json"))))
+    assert entries == sorted(set(entries))
+
+
+def test_figures_of_a_metric_of_ones_own_are_never_kept(tmp_path: Path) -> None:
+    question = wish("tests.integration.test_search:closeness>=0.5", ratios=())
+    search(ingested(), material(), question, cache=TrialCache(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def closeness(found: dict[str, np.ndarray], expected: dict[str, np.ndarray], label: object) -> float:
+    """A metric of one's own."""
+    del label
+    return 1.0 - float(np.abs(found["y"] - expected["y"]).max())
+
+
+def test_what_was_hopeless_on_a_part_is_asked_again_where_that_settles_nothing(tmp_path: Path) -> None:
+    many = Material(dataset=Dataset.held(photos(1100, seed=5)), calibration=SAMPLES, training=Training())
+    labels = Dataset.held(photos(1100, seed=5), [0] * 1100)
+    cache = TrialCache(tmp_path)
+    with pytest.raises(BudgetUnmetError) as caught:
+        search(ingested(), replace(many, dataset=labels), wish("top1>=0.99", ratios=()), cache=cache)
+    hopeless = caught.value.found.trials[0]
+    assert hopeless.scores[0].count == 512
+    with pytest.raises(BudgetUnmetError) as caught:
+        search(ingested(), replace(many, dataset=labels), wish("top1>=0.99", ratios=()), cache=cache)
+    assert caught.value.found.trials[0].costs == hopeless.costs
+    _, found = search(ingested(), replace(many, dataset=labels), wish("top1>=0.01", ratios=()), cache=cache)
+    assert found.trials[0].scores[0].count == 1100
+
+
+def test_what_removes_no_channel_is_no_candidate() -> None:
+    _, found = search(ingested(), material(), wish("agreement>=0.9", ratios=(0.5,)))
+    (pruned,) = (trial for trial in found.trials if trial.family == "50%-of-channels-less")
+    assert pruned.failure == "no channel can go: layers keep multiples of 8, and none has enough"
+
+
+def test_an_original_outside_the_budget_is_named() -> None:
+    with pytest.raises(BudgetUnmetError, match="the original itself does not keep it: top1 "):
+        search(ingested(), material([-1 % 4] * len(ASKED)), wish("top1>=0.999", ratios=()))

@@ -58,6 +58,11 @@ def test_matrices_try_int4_first() -> None:
     assert names == ["int4", "int8-dynamic", "float16", "none"]
 
 
+def test_the_objective_decides_the_order() -> None:
+    found = families(matrix_net(), load_profile("rpi4"), objective="latency")
+    assert [family.name for family in found] == ["int8-dynamic", "int4", "float16", "none"]
+
+
 @pytest.mark.parametrize(("profile", "variant"), [("rpi4", "u8s8-reduce-range"), ("rpi5", "u8s8")])
 def test_the_processor_decides_the_variant(profile: str, variant: str) -> None:
     rungs = families(convolutional(), load_profile(profile))[0].rungs

@@ -116,7 +116,7 @@ def test_a_file_that_unpacks_to_too_much_is_refused_before_it_is_read(
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("tests.unit.test_inputs:nobody", "module tests.unit.test_inputs has no 'nobody'"),
+        ("tests.unit.test_inputs:nobody", "module tests.unit.test_inputs has no function 'nobody'"),
         ("no_such_module:f", "cannot import no_such_module: ModuleNotFoundError: No module named 'no_such_module'"),
         (
             "tests.unit.test_inputs:fails",

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import overload
 
 from host.compress.data.dataset import Dataset
-from host.model import Tensors
+from host.model import Ingested, Tensors
 
 
-class Chosen(Sequence[Tensors]):
-    """Some of a sequence of inputs.
+class Lazy(Sequence[Tensors]):
+    """Inputs that are loaded when they are asked for.
 
     Args:
-        samples: All.
-        places: Which, in order.
+        load: Gives the input at a place.
+        places: The places, in order.
     """
 
-    def __init__(self, samples: Sequence[Tensors], places: Sequence[int]) -> None:
-        self._samples, self._places = samples, places
+    def __init__(self, load: Callable[[int], Tensors], places: Sequence[int]) -> None:
+        self._load, self._places = load, places
 
     def __len__(self) -> int:
         return len(self._places)
@@ -27,36 +27,27 @@ class Chosen(Sequence[Tensors]):
     def __getitem__(self, index: int) -> Tensors: ...
 
     @overload
-    def __getitem__(self, index: slice) -> Chosen: ...
+    def __getitem__(self, index: slice) -> Lazy: ...
 
-    def __getitem__(self, index: int | slice) -> Tensors | Chosen:
+    def __getitem__(self, index: int | slice) -> Tensors | Lazy:
         if isinstance(index, slice):
-            return Chosen(self._samples, self._places[index])
-        return self._samples[self._places[index]]
+            return Lazy(self._load, self._places[index])
+        return self._load(self._places[index])
 
 
-class _Inputs(Sequence[Tensors]):
-    def __init__(self, dataset: Dataset) -> None:
-        self._dataset = dataset
+def chosen(samples: Sequence[Tensors], places: Sequence[int]) -> Sequence[Tensors]:
+    """Some of a sequence of inputs, in the order of the places."""
+    return Lazy(samples.__getitem__, places)
 
-    def __len__(self) -> int:
-        return len(self._dataset)
 
-    @overload
-    def __getitem__(self, index: int) -> Tensors: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Chosen: ...
-
-    def __getitem__(self, index: int | slice) -> Tensors | Chosen:
-        if isinstance(index, slice):
-            return Chosen(self, range(len(self))[index])
-        return self._dataset[index].inputs
-
-    def __iter__(self) -> Iterator[Tensors]:
-        return (sample.inputs for sample in self._dataset)
+def own_samples(ingested: Ingested) -> Dataset:
+    """What a model is judged on without other data: its holdout, else the samples that it was calibrated with."""
+    if ingested.holdout:
+        groups = ingested.holdout_groups or None
+        return Dataset.held(ingested.holdout, groups=groups, name="the model's own samples")
+    return Dataset.held(ingested.samples, name="the samples that it was calibrated with")
 
 
 def inputs_of(dataset: Dataset) -> Sequence[Tensors]:
     """The inputs of a dataset, without its labels."""
-    return _Inputs(dataset)
+    return Lazy(lambda place: dataset[place].inputs, range(len(dataset)))

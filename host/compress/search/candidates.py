@@ -15,6 +15,7 @@ import msgspec
 
 from edge.formats.profile import DeviceProfile
 from host.compress.recipe import PruneChannels, Quantize, Recipe, Recover, variant_for
+from host.compress.search.front import Objective, joined
 from host.model import Model
 
 PRUNE_RATIOS = (0.5, 0.375, 0.25, 0.125)
@@ -39,7 +40,7 @@ class Family:
 
     Attributes:
         name: For reports.
-        expected: Geometric mean of the shares of bytes and time that it is expected to leave.
+        expected: What it is expected to leave, in what the objective counts; see `host.compress.search.front.cost`.
         rungs: Recipes that save the same, by name, the cheapest to try first.
         refinement: How sensitive nodes are spared when no rung keeps the budget.
         prunes: Whether the quantization that worked without pruning is put in place of the rungs' own.
@@ -84,6 +85,7 @@ def families(
     *,
     ratios: Iterable[float] = PRUNE_RATIOS,
     recover: tuple[Recover, ...] = (),
+    objective: Objective = "balanced",
 ) -> tuple[Family, ...]:
     """What is worth trying for a model, least expected cost first; int8 comes first of all where the rest builds on it.
 
@@ -92,6 +94,7 @@ def families(
         profile: Of the device: its instruction set decides the int8 variant.
         ratios: Shares of channels to try to prune.
         recover: What follows pruning.
+        objective: What the best is measured by.
     """
     shares = weight_shares(model)
     variant = variant_for(profile.isa)
@@ -100,18 +103,18 @@ def families(
         found.append(
             Family(
                 name="int8",
-                expected=_expected("int8", 1.0),
+                expected=_expected("int8", 1.0, objective),
                 rungs=int8_rungs(Quantize(mode="int8", variant=variant, correct_bias=True)),
                 refinement="exclude",
             )
         )
-        found += [_pruned(ratio, variant, recover) for ratio in sorted(ratios, reverse=True)]
+        found += [_pruned(ratio, variant, recover, objective) for ratio in sorted(ratios, reverse=True)]
     if shares.matrices >= 0.5 and shares.filters < 0.5:
         whole = Quantize(mode="int4")
         found.append(
             Family(
                 name="int4",
-                expected=_expected("int4", shares.matrices),
+                expected=_expected("int4", shares.matrices, objective),
                 rungs={
                     "int4": Recipe(quantize=whole),
                     "int4-blocks-of-16": Recipe(quantize=msgspec.structs.replace(whole, block_size=16)),
@@ -122,13 +125,12 @@ def families(
         found.append(
             Family(
                 name="int8-dynamic",
-                expected=_expected("int8-dynamic", shares.matrices),
+                expected=_expected("int8-dynamic", shares.matrices, objective),
                 rungs={"int8-dynamic": Recipe(quantize=Quantize(mode="int8-dynamic"))},
                 refinement="exclude",
             )
         )
-    found.append(_plain("float16"))
-    found.append(_plain("none"))
+    found += [_plain("float16", objective), _plain("none", objective)]
     return tuple(sorted(found, key=lambda family: (family.name != "int8", family.expected, family.name)))
 
 
@@ -144,19 +146,21 @@ def int8_rungs(plan: Quantize) -> dict[str, Recipe]:
     return {name: Recipe(quantize=way) for name, way in ways.items()}
 
 
-def _pruned(ratio: float, variant: str, recover: tuple[Recover, ...]) -> Family:
+def _pruned(ratio: float, variant: str, recover: tuple[Recover, ...], objective: Objective) -> Family:
     plan = Quantize(mode="int8", variant=variant, correct_bias=True)  # type: ignore[arg-type]  # from variant_for
     recipe = Recipe(prune=(PruneChannels(ratio=ratio),), recover=recover, quantize=plan)
     name = f"{ratio:.1%}-of-channels-less".replace(".0%", "%")
     # Removing a share of all channels removes it from the inputs and the outputs of most layers.
     left = (1 - ratio) ** 2
-    return Family(name=name, expected=_expected("int8", 1.0) * left, rungs={name: recipe}, prunes=True)
+    expected = _expected("int8", 1.0, objective) * left
+    return Family(name=name, expected=expected, rungs={name: recipe}, prunes=True)
 
 
-def _plain(mode: Literal["float16", "none"]) -> Family:
-    return Family(name=mode, expected=_expected(mode, 1.0), rungs={mode: Recipe(quantize=Quantize(mode=mode))})
+def _plain(mode: Literal["float16", "none"], objective: Objective) -> Family:
+    recipe = Recipe(quantize=Quantize(mode=mode))
+    return Family(name=mode, expected=_expected(mode, 1.0, objective), rungs={mode: recipe})
 
 
-def _expected(mode: str, share: float) -> float:
+def _expected(mode: str, share: float, objective: Objective) -> float:
     size, time = (share * left + (1 - share) for left in _LEFT[mode])
-    return float((size * time) ** 0.5)
+    return joined(size, time, objective)

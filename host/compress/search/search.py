@@ -144,16 +144,23 @@ class _Run:
         self._trials: list[Trial] = []
         self._sensitivity: tuple[NodeSensitivity, ...] = ()
         self._plan: Quantize | None = None
+        # By how much int8 left more than was expected of it.
+        self._scale = 1.0
 
     def go(self) -> None:
         for family in families(
-            self._prepared.optimised, self._wish.profile, ratios=self._wish.ratios, recover=self._wish.recover
+            self._prepared.optimised,
+            self._wish.profile,
+            ratios=self._wish.ratios,
+            recover=self._wish.recover,
+            objective=self._wish.objective,
         ):
             if self._is_done(family):
                 continue
             held = self._climb(family)
             if held is not None and family.name == "int8":
                 self._plan = _open(held.recipe.quantize)
+                self._scale = cost(held, self._ground.original, self._wish.objective) / family.expected
 
     def found(self) -> Found:
         return Found(
@@ -177,8 +184,11 @@ class _Run:
         if chosen is None:
             return False
         pruned = any(trial.keeps_budget and trial.recipe.prune for trial in self._trials)
-        # Fewer channels are only less accurate: the first of that line that keeps the budget is its best.
-        return (family.prunes and pruned) or family.expected >= cost(chosen, self._ground.original, "balanced")
+        # Fewer channels are only less accurate: the first of that line that keeps the budget is its best. It is int8
+        # on fewer channels, so that what int8 turned out to cost tells more than what was expected of it.
+        expected = family.expected * (self._scale if family.prunes else 1.0)
+        least = cost(chosen, self._ground.original, self._wish.objective)
+        return (family.prunes and pruned) or expected >= least
 
     def _climb(self, family: Family) -> Trial | None:
         """Try the rungs of a family, then spare sensitive nodes; returns the first that keeps the budget."""
@@ -207,13 +217,14 @@ class _Run:
             return None
         self._sensitivity = ranked
         order = [entry.node for entry in ranked]
+        if not order:
+            return None
         most = max(1, int(len(order) * MOST_SPARED_SHARE)) if family.refinement == "exclude" else len(order)
 
         def attempt(count: int) -> Trial:
             spared = _spared(plan, order[:count], family.refinement)
-            return self._try(
-                f"{name}, {count} nodes {_WIDTHS[family.refinement]}", family.name, Recipe(quantize=spared)
-            )
+            nodes = "1 node" if count == 1 else f"{count} nodes"
+            return self._try(f"{name}, {nodes} {_WIDTHS[family.refinement]}", family.name, Recipe(quantize=spared))
 
         return _fewest(attempt, most)
 
@@ -264,6 +275,8 @@ def _unmet(wish: Wish, found: Found) -> str:
     near = "; ".join(f"{trial.name}: {trial.judgement}" for trial in closest(found.trials))
     failed = [trial for trial in found.trials if trial.failure]
     also = f"; could not be made: {failed[0].name} ({failed[0].failure})" if failed else ""
+    own = wish.budget.judge(found.baseline)
+    also += "" if own.is_kept else f"; the original itself does not keep it: {own}"
     return (
         f"none of {len(found.trials)} candidates keeps {wish.budget}; closest: {near or 'none'}{also}; "
         "allow more, give more calibration or training data, or keep fp32 with --quantize none"
