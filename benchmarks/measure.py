@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from host.errors import UserError
+
 Figure = float | int | bool | str
 Work = Callable[[], object]
 
@@ -116,6 +118,19 @@ def report(figures: Mapping[str, Figure], keys: Sequence[Key], *, as_json: bool)
     width = max(map(len, rounded))
     for name, value in rounded.items():
         print(f"{name:<{width}}  {_shown(value):>12}  {meanings.get(name, '')}".rstrip())
+
+
+def main_of(description: str | None, measure: Callable[[], Mapping[str, Figure]], keys: Sequence[Key]) -> None:
+    """Run a benchmark from the command line: read its arguments, measure, print.
+
+    What the user can put right, such as a package that is missing, is one line and exit status 1.
+    """
+    as_json = arguments(description)
+    try:
+        figures = measure()
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    report(figures, keys, as_json=as_json)
 
 
 def _rounded(value: Figure) -> Figure:

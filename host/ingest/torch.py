@@ -213,7 +213,8 @@ def _arguments(module: torch.nn.Module, example: Any, source: str) -> dict[str, 
         if len(values) > len(parameters):
             raise IngestError(f"{source}: {len(values)} example inputs, but forward takes {', '.join(parameters)}")
         named = dict(zip(parameters, values, strict=False))
-    return {name: torch.as_tensor(value) for name, value in named.items()}
+    # Copies: an exporter that meets one tensor twice makes one input of two.
+    return {name: torch.as_tensor(value).clone() for name, value in named.items()}
 
 
 def _golden(module: torch.nn.Module, pair: Golden, arguments: tuple[str, ...], source: str) -> Golden:

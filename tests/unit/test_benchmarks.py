@@ -11,8 +11,28 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import footprint, pipeline, sharding
-from benchmarks.measure import Key, cpu_seconds, interleaved, own_cpu_seconds, paired_ratio, percentile, report
+from benchmarks import (
+    cifar10,
+    efficientnet_int8,
+    footprint,
+    hard_to_quantize,
+    int4,
+    pipeline,
+    sharding,
+    single_point_cnn,
+)
+from benchmarks.measure import (
+    Figure,
+    Key,
+    cpu_seconds,
+    interleaved,
+    main_of,
+    own_cpu_seconds,
+    paired_ratio,
+    percentile,
+    report,
+)
+from host.errors import DatasetError
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
 
@@ -27,6 +47,17 @@ DOCS = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
         ),
         (footprint.KEYS, "device_install_mb agent_rss_mb bare_runtime_rss_mb agent_start_seconds"),
         (pipeline.KEYS, "throughput_ratio cpu_ratio latency_ms_p50 latency_ms_p99"),
+        (
+            efficientnet_int8.KEYS,
+            "agreement agreement_plain cosine_run cosine_unfused bytes_ratio cpu_ratio crops",
+        ),
+        (
+            cifar10.KEYS,
+            "top1_fp32 top1_int8 bytes_ratio_int8 top1_pruned macs_ratio_pruned speedup_pruned images",
+        ),
+        (single_point_cnn.KEYS, "conv_speedup pool_speedup fc_speedup latency_ratio memory_ratio top1_drop"),
+        (hard_to_quantize.KEYS, "top1_fp32 top1_naive top1_searched within_budget"),
+        (int4.KEYS, "neighbour_agreement bytes_ratio latency_ratio_int8 latency_ratio_fp32"),
     ],
 )
 def test_each_benchmark_has_its_figures(keys: Sequence[Key], wanted: str) -> None:
@@ -35,11 +66,26 @@ def test_each_benchmark_has_its_figures(keys: Sequence[Key], wanted: str) -> Non
     assert len(names) == len(set(names))
 
 
-def test_the_documentation_explains_every_figure() -> None:
-    explained = re.findall(r"^\| `([a-z0-9_]+)` \|", DOCS.read_text(encoding="utf-8"), flags=re.MULTILINE)
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("sharding", sharding.KEYS),
+        ("footprint", footprint.KEYS),
+        ("pipeline", pipeline.KEYS),
+        ("efficientnet_int8", efficientnet_int8.KEYS),
+        ("cifar10", cifar10.KEYS),
+        ("single_point_cnn", single_point_cnn.KEYS),
+        ("hard_to_quantize", hard_to_quantize.KEYS),
+        ("int4", int4.KEYS),
+    ],
+)
+def test_the_documentation_explains_every_figure(name: str, keys: Sequence[Key]) -> None:
+    section = re.search(rf"^## `{name}`.*?(?=^## |\Z)", DOCS.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert section is not None, f"no section for {name}"
+    explained = re.findall(r"^\| `([a-z0-9_]+)` \|", section.group(), flags=re.MULTILINE)
     # The pipeline prints its figures once for each kind of weights and each window; they are explained once.
-    printed = [*sharding.KEYS, *footprint.KEYS, *(Key(name=base(key.name), meaning="") for key in pipeline.KEYS)]
-    assert explained == list(dict.fromkeys(key.name for key in printed))
+    names = [base(key.name) if keys is pipeline.KEYS else key.name for key in keys]
+    assert explained == list(dict.fromkeys(names))
 
 
 def base(name: str) -> str:
@@ -59,6 +105,15 @@ def test_json_is_one_object_on_one_line(capsys: pytest.CaptureFixture[str]) -> N
 def test_people_get_a_line_for_each_figure_with_its_meaning(capsys: pytest.CaptureFixture[str]) -> None:
     report({"equal": True, "size": 1234567}, (Key(name="size", meaning="in bytes"),), as_json=False)
     assert capsys.readouterr().out == "equal           yes\nsize      1,234,567  in bytes\n"
+
+
+def test_what_the_user_can_put_right_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure() -> dict[str, Figure]:
+        raise DatasetError("npm is not installed")
+
+    monkeypatch.setattr("sys.argv", ["benchmark"])
+    with pytest.raises(SystemExit, match=r"^error: npm is not installed$"):
+        main_of("What it measures.", measure, ())
 
 
 def test_ratios_are_taken_round_by_round() -> None:

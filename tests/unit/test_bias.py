@@ -239,3 +239,18 @@ def test_the_default_model_keeps_its_answers() -> None:
     assert found.cosine > 0.99
     assert found.top1_agreement is not None
     assert found.top1_agreement >= 0.965
+
+
+def test_a_correction_that_answers_worse_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, samples = wide_net(), pictures(16)
+
+    def harmful(base: Model, *_: object) -> dict[str, np.ndarray]:
+        return {name: array + 100 for name, array in correct_biases(base, plain.model, samples).items()}
+
+    plain = quantize(model, Quantize(), samples)
+    monkeypatch.setattr("host.compress.quantize.static.correct_biases", harmful)
+    found = quantize(model, Quantize(correct_bias=True), samples)
+    assert not found.plan.correct_bias
+    assert not found.biases
+    assert to_bytes(found.model.ir) == to_bytes(plain.model.ir)
+    assert to_bytes(quantize(model, found.plan, ()).model.ir) == to_bytes(found.model.ir)

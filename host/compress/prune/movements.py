@@ -138,7 +138,13 @@ def reshape(tracing: Tracing, node: ir.Node) -> None:
     """To a constant shape that keeps the channels apart from each other."""
     layout, shape = tracing.layout(node.inputs[0]), tracing.shape(node.inputs[0])
     wanted = numbers_of(node, 1, "shape")
-    if layout is None or shape is None or wanted is None or node.attributes.get_int("allowzero", 0) != 0:
+    # Some exporters set `allowzero` everywhere; it matters only where there is a zero.
+    if (
+        layout is None
+        or shape is None
+        or wanted is None
+        or (0 in wanted and node.attributes.get_int("allowzero", 0) != 0)
+    ):
         tracing.give_up(node)
         return
     if any(number == 0 and at >= len(shape) for at, number in enumerate(wanted)):
