@@ -216,13 +216,26 @@ def _material(request: CompressRequest, ingested: Ingested, progress: Progress |
     taught = opened(request.training)
     classes = [label for label in taught.classes if label is not None]
     lesson = Lesson(
-        labels=classes if len(classes) == len(taught) else None, augment=request.augment, threads=request.threads
+        labels=classes if len(classes) == len(taught) else None,
+        augment=request.augment,
+        threads=request.threads,
+        checkpoint=_unfinished_folder() if request.cached else None,
     )
     return Material(
         dataset=material.dataset,
         calibration=material.calibration,
         training=Training(samples=inputs_of(taught), lesson=lesson, progress=progress),
     )
+
+
+def _unfinished_folder() -> Path | None:
+    """Where training goes on after an interruption; a cache that cannot be written only costs time."""
+    folder = default_cache_folder() / "unfinished"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return folder
 
 
 def _wish(request: CompressRequest, budget: Budget, profile: DeviceProfile) -> Wish:

@@ -37,7 +37,8 @@ class Lesson:
         labels: Class of each sample, for training that mixes in what is known to be right; None without.
         channels: By node name, which of the original's output channels are kept, ascending.
         augment: Whether training shifts and mirrors images; the original answers the changed image.
-        checkpoint: Where training keeps its state after each epoch, and goes on from.
+        checkpoint: Where training keeps its state after each epoch, and goes on from: a file, or a folder that has one
+            for each training that is not finished.
         threads: Threads of one operator; with one, the same machine gives the same bytes.
         optimizer: ``adam``, or ``sgd`` with momentum 0.9.
         temperature: By which logits are divided before they are compared: a larger one weighs unlikely classes more.

@@ -163,6 +163,30 @@ def test_stopped_and_continued_is_as_not_stopped(
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.safetensors"]
 
 
+def test_a_folder_keeps_a_checkpoint_for_each_unfinished_training(
+    student: Model, teacher: Model, tmp_path: Path
+) -> None:
+    def stop(now: int, *_: object) -> None:
+        if now == 2:
+            raise _StopError
+
+    for rate in (1e-3, 2e-3):
+        plan = step(learning_rate=rate)
+        with pytest.raises(_StopError):
+            distill(student, teacher, plan, photos(20), lesson=Lesson(checkpoint=tmp_path), progress=stop)
+    assert len(list(tmp_path.iterdir())) == 2
+    said: list[str] = []
+    found = distill(
+        student, teacher, step(learning_rate=2e-3), photos(20), lesson=Lesson(checkpoint=tmp_path), say=said.append
+    )
+    assert said[0] == "distill: goes on after epoch 1 of 4"
+    whole = distill(student, teacher, step(learning_rate=2e-3), photos(20))
+    assert {name: array.tobytes() for name, array in found.items()} == {
+        name: array.tobytes() for name, array in whole.items()
+    }
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 def test_a_checkpoint_of_another_training_is_refused(student: Model, teacher: Model, tmp_path: Path) -> None:
     lesson = Lesson(checkpoint=tmp_path / "checkpoint")
     distill(student, teacher, step(epochs=1), photos(4), lesson=lesson)

@@ -92,6 +92,9 @@ class _Training:
             parameter.requires_grad_(True)
         self._optimizer = _optimizer(self._parameters, step, lesson)
         self._job = _job(student, teacher, step, samples, lesson) if lesson.checkpoint is not None else ""
+        self._checkpoint = lesson.checkpoint
+        if lesson.checkpoint is not None and lesson.checkpoint.is_dir():
+            self._checkpoint = lesson.checkpoint / f"{hashlib.sha256(self._job.encode()).hexdigest()}.safetensors"
         self._epoch, self._waited = 0, 0
         self._before = {name: value.detach().clone() for name, value in self._change.values().items()}
         self._best = [parameter.detach().clone() for parameter in self._parameters]
@@ -118,6 +121,9 @@ class _Training:
             self._saved()
         if self._epoch < step.epochs:
             say(f"{step.method}: stopped after epoch {self._epoch}: no gain in {self._waited} epochs")
+        if self._checkpoint is not None and self._checkpoint != self._lesson.checkpoint:
+            # A folder of checkpoints is for what is not finished.
+            self._checkpoint.unlink(missing_ok=True)
         return self._result()
 
     def _is_stuck(self) -> bool:
@@ -184,7 +190,7 @@ class _Training:
             }
 
     def _saved(self) -> None:
-        if self._lesson.checkpoint is None:
+        if self._checkpoint is None:
             return
         tensors: dict[str, Tensor] = {}
         for index, (parameter, best) in enumerate(zip(self._parameters, self._best, strict=True)):
@@ -192,10 +198,10 @@ class _Training:
         for index, state in self._optimizer.state_dict()["state"].items():
             tensors.update({f"optimizer/{index}/{key}": value for key, value in state.items() if value is not None})
         progressed = Progressed(job=self._job, epoch=self._epoch, best=self._best_loss, waited=self._waited)
-        save(self._lesson.checkpoint, Checkpoint(progressed=progressed, tensors=tensors))
+        save(self._checkpoint, Checkpoint(progressed=progressed, tensors=tensors))
 
     def _resumed(self) -> bool:
-        found = load(self._lesson.checkpoint, job=self._job) if self._lesson.checkpoint is not None else None
+        found = load(self._checkpoint, job=self._job) if self._checkpoint is not None else None
         if found is None:
             return False
         state: dict[int, dict[str, Tensor]] = {}
