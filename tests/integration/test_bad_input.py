@@ -95,7 +95,10 @@ _PACKAGING = {
         "net.onnx --recipe broken.toml",
         "broken.toml: not TOML: Invalid value (at end of document)",
     ),
-    "unknown quantization": ("net.onnx --quantize int4", "--quantize int4: choose int8 or none"),
+    "unknown quantization": (
+        "net.onnx --quantize int3",
+        "--quantize int3: choose int8, int8-dynamic, int4, float16 or none",
+    ),
     "shape without size": (
         "net.onnx --shape side",
         "--shape 'side': expected NAME=SIZE, such as batch=1 or image=1x3x224x224",
