@@ -102,8 +102,8 @@ def test_int8_keeps_the_answers(found: Ingested, optimised: Model, quantized: Qu
     assert len(to_bytes(fused.ir)) < 0.3 * len(to_bytes(optimised.ir))
 
 
-def test_int8_is_bit_equal_in_both_modes(found: Ingested, quantized: tuple[Model, Recipe]) -> None:
-    fused, _ = fuse(quantized[0], found.samples)
+def test_int8_is_bit_equal_in_both_modes(found: Ingested, quantized: Quantized) -> None:
+    fused, _ = fuse(quantized.model, found.samples)
     exact, default = Reference(fused, mode="exact"), Reference(fused, mode="default")
     for sample in found.holdout[:5]:
         assert np.array_equal(exact.run(sample)["logits"], default.run(sample)["logits"])
