@@ -32,7 +32,7 @@ def photos() -> tuple[tuple[Image.Image, int], ...]:
 
 def mobilenet_v2() -> list[Sample]:
     """Photos as torchvision's models take them, float32[1, 3, 224, 224]."""
-    return [{"x": _photo(image, 224, mean=_MEAN, deviation=_DEVIATION)} for image, _ in photos()[:4]]
+    return [{"image": _photo(image, 224, mean=_MEAN, deviation=_DEVIATION)} for image, _ in photos()[:4]]
 
 
 def mtcnn_p() -> list[Sample]:

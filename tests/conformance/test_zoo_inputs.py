@@ -26,7 +26,7 @@ def test_mobilenet_knows_the_photos() -> None:
     module, _ = torch_models.mobilenet_v2()
     labels = [label for _, label in zoo_inputs.photos()[:4]]
     with torch.no_grad():
-        seen = [int(module(torch.from_numpy(sample["x"])).argmax()) for sample in zoo_inputs.mobilenet_v2()]
+        seen = [int(module(torch.from_numpy(sample["image"])).argmax()) for sample in zoo_inputs.mobilenet_v2()]
     assert seen == labels
 
 

@@ -217,11 +217,11 @@ def test_mobilenet_becomes_smaller_and_exports() -> None:
     assert found.pop("classifier.1") == 1000
     assert all(width % 8 == 0 for width in found.values())
     assert size(smaller) < 0.75 * size(module)
-    model = from_bytes(export(smaller, {"x": image}, "pruned"))
+    model = from_bytes(export(smaller, {"image": image}, "pruned"))
     x = np.random.default_rng(0).standard_normal(image.shape).astype(np.float32)
     with torch.no_grad():
         want = smaller(torch.from_numpy(x)).numpy()
-    assert np.allclose(next(iter(Reference(model).run({"x": x}).values())), want, atol=1e-3 * np.abs(want).max())
+    assert np.allclose(next(iter(Reference(model).run({"image": x}).values())), want, atol=1e-3 * np.abs(want).max())
 
 
 @pytest.mark.slow
