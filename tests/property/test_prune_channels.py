@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -82,6 +83,7 @@ def nets(draw: st.DrawFn) -> Model:
     return net.model(net.gemm(net.same("Relu", net.gemm(flat, 6)), 4, transposed=draw(st.booleans())))
 
 
+@pytest.mark.slow
 @given(model=nets(), data=st.data())
 @settings(deadline=None, max_examples=60)
 def test_cutting_unread_channels_changes_nothing_but_the_cost(model: Model, data: st.DataObject) -> None:

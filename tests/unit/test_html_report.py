@@ -23,6 +23,8 @@ from host.compress.report.records import Candidate, NodeSensitivity, Report, Rep
 from tests.architecture.sources import ROOT
 from tests.example_report import example_report
 
+pytestmark = pytest.mark.slow
+
 RECIPE = 'format = "1.1"\n[quantize]\nmode = "int8"\nexclude = ["<script>alert(2)</script>"]\n'
 EVIL = (
     "<script>alert(1)</script>",

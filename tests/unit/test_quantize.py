@@ -145,6 +145,7 @@ def test_a_clip_that_leaves_zero_out_stays() -> None:
     assert Reference(result).run({"x": np.zeros((1, 4), np.float32)})["y"].min() == 1.0
 
 
+@pytest.mark.slow
 def test_other_processes_give_the_same_bytes(model: Model) -> None:
     program = (
         "import hashlib\n"
