@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -62,3 +63,21 @@ def shardwire_ok(*arguments: str | Path, cwd: Path | None = None, env: Mapping[s
     ran = shardwire(*arguments, cwd=cwd, env=env)
     assert ran.code == 0, ran.err
     return ran
+
+
+def interrupted(*arguments: str | Path, step: str, cwd: Path | None = None) -> Finished:
+    """Run `shardwire`, press Ctrl-C when it begins a step, and wait for its end."""
+    running = subprocess.Popen(
+        command_of(*arguments),
+        cwd=cwd,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert running.stderr is not None
+    with running, running.stderr as lines:
+        said = next(line for line in lines if line.strip().startswith(step))
+        running.send_signal(signal.SIGINT)
+        rest = lines.read()
+    return Finished(code=running.returncode, out="", err=said + rest)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from host.compress.report.summary import recipe_digest
 from host.model import to_bytes
 from host.oci import REPORT_ARTIFACT
 from host.reference import Reference
-from tests.command_line import Finished, command_of, environment, shardwire, shardwire_ok
+from tests.command_line import Finished, environment, interrupted, shardwire, shardwire_ok
 from tests.graphs import conv_net, model_of, photos
 from tests.wide_graphs import pictures, wide_net
 
@@ -278,26 +277,13 @@ def test_a_search_without_training_needs_no_torch(folder: Path, tmp_path: Path) 
 )
 def test_ctrl_c_leaves_nothing(step: str, folder: Path, tmp_path: Path) -> None:
     words = f"compress net.onnx --data data.npz --budget agreement>=0.9 --no-cache --out {tmp_path / 'out'}"
-    running = subprocess.Popen(
-        command_of(*words.split()),
-        cwd=folder,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert running.stderr is not None
-    with running, running.stderr as lines:
-        said = next(line for line in lines if line.strip().startswith(step))
-        running.send_signal(signal.SIGINT)
-        rest = lines.readlines()
-    assert said
-    assert not [line for line in rest if "Traceback" in line]
-    if step == "writing" and running.returncode == 0:
+    ran = interrupted(*words.split(), step=step, cwd=folder)
+    assert "Traceback" not in ran.err
+    if step == "writing" and ran.code == 0:
         assert {path.name for path in (tmp_path / "out").iterdir()} == _FILES  # it was faster than the signal
     else:
-        assert running.returncode == 130
-        assert rest[-1] == "shardwire: interrupted\n"
+        assert ran.code == 130
+        assert ran.err.splitlines()[-1] == "shardwire: interrupted"
         assert step == "writing" or list(tmp_path.iterdir()) == []
 
 

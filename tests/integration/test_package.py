@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +22,7 @@ from edge.formats.tensor import Array
 from host.answers import load_whole, read_tensors
 from host.bundle import BundleContent, OpenBundle, blob_of, manifest_blobs, open_bundle, write_bundle
 from host.package import PackageRequest, golden_frame, package
-from tests.command_line import command_of, environment, shardwire, shardwire_ok
+from tests.command_line import environment, interrupted, shardwire, shardwire_ok
 from tests.conformance.cutting import same_bits
 from tests.graphs import conv_net, photos
 from tests.zoo import zoo_model
@@ -333,25 +332,13 @@ def test_dynamic_sizes_stay_open_though_all_inputs_have_the_same(tmp_path: Path)
 def test_ctrl_c_leaves_no_partial_bundle(step: str, tmp_path: Path) -> None:
     model = zoo_model("ppocr-det")
     target = tmp_path / "bundle"
-    running = subprocess.Popen(
-        command_of("package", model.source, "--quantize", "none", "--out", target),
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert running.stderr is not None
-    with running, running.stderr as lines:
-        said = next(line for line in lines if line.strip().startswith(step))
-        running.send_signal(signal.SIGINT)
-        rest = lines.readlines()
-    assert said
-    if step == "writing" and running.returncode == 0:
+    ran = interrupted("package", model.source, "--quantize", "none", "--out", target, step=step)
+    if step == "writing" and ran.code == 0:
         shardwire_ok("verify", target)  # it was faster than the signal
     else:
-        assert running.returncode == 130
-        assert rest[-1] == "shardwire: interrupted\n"
-        assert not [line for line in rest if "Traceback" in line]
+        assert ran.code == 130
+        assert ran.err.splitlines()[-1] == "shardwire: interrupted"
+        assert "Traceback" not in ran.err
         assert list(tmp_path.iterdir()) == []
 
 
