@@ -11,6 +11,10 @@
         │   ├── QuantizeError       the model cannot be quantized as asked
         │   ├── DatasetError        the samples that accuracy is measured on
         │   ├── BudgetError         the budget, or a metric that it names
+        │   ├── RecoverError        a pruned model cannot be recovered so; in compress/recover.py
+        │   ├── BudgetUnmetError    nothing keeps the budget; in compress/search/search.py
+        │   ├── ReportError         a report cannot be read or shown; in compress/report/records.py
+        │   ├── EmulationError      the emulated processor cannot be had; in compress/emulate/root.py
         │   ├── PartitionError      no cut makes the model fit the profile
         │   ├── PackageError        the bundle, or the place where it should go
         │   └── PlanError           no plan fits the devices
