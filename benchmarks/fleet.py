@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from edge.formats.message import DeployRequest, Session, State, decode_message
-from edge.formats.plan import Plan
+from edge.formats.plan import Constraints, Plan
 from edge.formats.topics import Topics
 from edge.transport import Channel, Received, Subscribed, TransportEvent
 from host.bundle import OpenBundle
@@ -45,8 +45,7 @@ def deploy(url: str, bundle: OpenBundle, devices: tuple[str, ...], *, window: in
         name=bundle.manifest.name,
         manifest=bundle.manifest_blob,
         holders=(),
-        devices=devices,
-        use_all=True,
+        constraints=Constraints(devices=devices, use_all=True),
         window=window,
         reply_to="",
     )

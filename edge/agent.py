@@ -2,7 +2,7 @@
 
 The session decides everything (`edge.protocol.session`); the threads here only carry its effects out. Threads:
 `mqtt-control`, `mqtt-data` (paho), the main thread (session), `compute` (runs frames, beats the heart),
-`disk` (blobs) and `load` (stages, beside those that run).
+`disk` (blobs), `load` (stages, beside those that run) and `bench` (how fast this device is).
 """
 
 import logging
@@ -10,12 +10,17 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
+from edge.device.bench import BenchThread
 from edge.device.compute import Compute, StageTable
 from edge.device.disk import Disk
+from edge.device.echo import Echo
 from edge.device.loader import Loader
+from edge.door import Door
+from edge.formats.message import Session
 from edge.formats.topics import Topics
 from edge.inbox import Inbox
 from edge.mqtt import MqttTransport
@@ -26,12 +31,15 @@ from edge.protocol.effects import (
     BeginBlob,
     CloseStage,
     CollectBlobs,
+    Echoed,
     Effect,
     LoadStage,
     Log,
     ReadManifest,
+    RunBench,
     RunFrame,
     SaveServing,
+    SaveSpeed,
     Stop,
     Subscribe,
     Tick,
@@ -70,6 +78,7 @@ class AgentSettings:
         providers: execution providers in order of preference, by runtime.
         mode: how stages are run here whatever the deployment says; None leaves it to the deployment.
         connect_timeout_seconds: how long the first connection may take.
+        door: socket for clients on this machine; None for no door.
     """
 
     identity: AgentIdentity
@@ -78,6 +87,7 @@ class AgentSettings:
     providers: Mapping[str, tuple[str, ...]]
     mode: Literal["default", "exact"] | None
     connect_timeout_seconds: float
+    door: Path | None = None
 
 
 class Agent:
@@ -101,6 +111,7 @@ class Agent:
             held_bytes=store.hold_bytes,
             free_disk_bytes=store.free_bytes,
             poisoned=state.poisoned(),
+            speed=state.speed(),
         )
         self._session = AgentSession(me, disk)
         topics = Topics(fleet=me.fleet)
@@ -125,20 +136,49 @@ class Agent:
             mode=settings.mode,
             put=put,
         )
-        self._effects: dict[type[Any], Callable[[Any], object]] = {
+        self._bench = self._make_bench(topics, store)
+        self._door: Door | None = None
+        if settings.door is not None:
+            put_packet = self._inbox.put_from_network
+            self._door = Door(settings.door, topics=topics, node=me.name, on_event=put_packet)
+        self._effects = self._carriers()
+        self._log_second = 0
+        self._log_lines = 0
+
+    def _carriers(self) -> dict[type[Any], Callable[[Any], object]]:
+        """Return who carries out what the session asks for."""
+        carriers: dict[type[Any], Callable[[Any], object]] = {
             Publication: self._transport.publish,
             Subscribe: lambda effect: self._transport.subscribe(effect.channel, effect.filter),
             RunFrame: self._compute.do,
             CloseStage: self._compute.do,
             LoadStage: self._loader.do,
+            RunBench: self._bench.do,
+            Echoed: self._bench.heard,
             Log: lambda effect: self._log_line(_LEVELS[effect.level], effect.text),
             Stop: lambda effect: self._inbox.put(_Quit(exit_code=EXIT_STOPPED, reason=effect.reason)),
         }
-        self._effects |= dict.fromkeys(
-            (BeginBlob, KeepBlock, ReadManifest, CollectBlobs, AnswerFetch, SaveServing), self._disk.do
+        return carriers | dict.fromkeys(
+            (BeginBlob, KeepBlock, ReadManifest, CollectBlobs, AnswerFetch, SaveServing, SaveSpeed), self._disk.do
         )
-        self._log_second = 0
-        self._log_lines = 0
+
+    def _make_bench(self, topics: Topics, store: BlobStore) -> BenchThread:
+        settings, me = self._settings, self._settings.identity
+        topic = topics.echo(me.name)
+        echo = Echo(
+            lambda packet: self._transport.publish(Publication(channel=Channel.DATA, topic=topic, payload=packet)),
+            session=Session(boot=me.boot, connect=0),
+            node=me.name,
+        )
+        return BenchThread(
+            store=store,
+            echo=echo,
+            threads=settings.threads,
+            providers=settings.providers,
+            mode=settings.mode,
+            frames_done=lambda: self._compute.frames_done,
+            put=self._inbox.put,
+        )
 
     def run(self) -> int:
         """Run until a signal, or until the agent must stop; call it from the main thread.
@@ -152,9 +192,11 @@ class Agent:
         for number, code in ((signal.SIGTERM, EXIT_OK), (signal.SIGINT, EXIT_INTERRUPTED)):
             signal.signal(number, self._quit_on_signal(code))
         try:
-            for worker in (self._compute, self._disk, self._loader):
+            for worker in (self._compute, self._disk, self._loader, self._bench):
                 worker.start()
             self._carry_out(self._session.start(time.monotonic()))
+            if self._door is not None:
+                self._door.open()
             self._transport.start()
             return self._loop()
         finally:
@@ -212,9 +254,12 @@ class Agent:
             _log.log(level, "%s", text)
 
     def _shut_down(self) -> None:
+        if self._door is not None:
+            self._door.close()
         self._compute.stop(_STOP_SECONDS)
         self._transport.close()
         self._disk.stop(_STOP_SECONDS)
         self._loader.stop(0.0)
+        self._bench.stop(0.0)
         # Whatever still runs was not what killed us.
         self._state.leave()

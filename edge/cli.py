@@ -72,6 +72,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--connect-timeout", type=_seconds, default=30.0, metavar="SECONDS", help="default: %(default)s"
     )
+    parser.add_argument(
+        "--door",
+        type=Path,
+        metavar="SOCKET",
+        help="take frames of clients on this machine through this Unix socket, too",
+    )
     parser.add_argument("--log-level", choices=_LEVELS, default="info")
     parser.add_argument("--exit-with-parent", action="store_true", help="end when the process that started this ends")
     parser.add_argument("--version", action="version", version=f"shardwire-agent {_version()}")
@@ -104,6 +110,7 @@ def _run(options: argparse.Namespace) -> int:
             providers=_providers(profile),
             mode=options.mode,
             connect_timeout_seconds=options.connect_timeout,
+            door=options.door,
         )
         return Agent(settings, store=store, state=state).run()
 

@@ -7,6 +7,7 @@ import uuid
 from collections import deque
 from collections.abc import Generator, Iterable, Mapping
 from concurrent.futures import Future
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -41,7 +42,7 @@ class Client:
             print(client.infer("effnet", {"input": image}).outputs)
     """
 
-    def __init__(self, url: str, *, fleet: str, name: str) -> None:
+    def __init__(self, url: str, *, fleet: str, name: str, doors: Mapping[str, Path] | None = None) -> None:
         """Prepare; `connect` is the way to make a client.
 
         Raises:
@@ -50,14 +51,21 @@ class Client:
         """
         self.name = check_name(name, what="client name")
         self._topics = Topics(fleet=fleet)
-        self._loop = ClientLoop(fleet=fleet, name=name)
+        self._doors = dict(doors or {})
+        self._loop = ClientLoop(fleet=fleet, name=name, doors=self._doors)
         self._transport = MqttTransport(url, fleet=fleet, node=name, on_event=self._loop.events.put_from_network)
         self._closing = threading.Lock()
         self._closed = False
 
     @classmethod
     def connect(
-        cls, url: str, *, fleet: str = "default", name: str | None = None, timeout_seconds: float = CONNECT_SECONDS
+        cls,
+        url: str,
+        *,
+        fleet: str = "default",
+        name: str | None = None,
+        doors: Mapping[str, Path] | None = None,
+        timeout_seconds: float = CONNECT_SECONDS,
     ) -> Self:
         """Connect to a broker.
 
@@ -65,13 +73,15 @@ class Client:
             url: `mqtt://[user:password@]host[:port]`, or `mqtts://`.
             fleet: name of the fleet.
             name: of this client in the fleet, unique; a random one by default.
+            doors: sockets of agents on this machine by device (`shardwire-agent --door`). Inputs then go through them
+                and never through the broker, so the first stage must be pinned to one of these devices.
             timeout_seconds: how long the first connection may take.
 
         Raises:
             TransportError: no broker there, or it refuses.
             FormatError: fleet or name is not allowed.
         """
-        client = cls(url, fleet=fleet, name=name or f"client-{secrets.token_hex(4)}")
+        client = cls(url, fleet=fleet, name=name or f"client-{secrets.token_hex(4)}", doors=doors)
         client._loop.start(client._transport)
         client._transport.start()
         try:
@@ -173,23 +183,40 @@ class Client:
         if route is None:
             check_name(name, what="deployment name")
             route = self._await_route(name, min(_ROUTE_SECONDS, deadline_seconds))
+        if fault := self._no_door(route.deployment):
+            raise InvalidInput(fault)
         arrays = {key: np.array(value, order="C") for key, value in inputs.items()}
         if problem := check_inputs(arrays, route.manifest.inputs):
             raise InvalidInput(problem)
         request_id = uuid.uuid4().hex
         future: Future[InferenceResult] = Future()
-        self._loop.events.put(
-            Submit(
-                request_id=request_id,
-                name=name,
-                inputs=arrays,
-                deadline_seconds=deadline_seconds,
-                observe=observe,
-                future=future,
-            )
+        request = Submit(
+            request_id=request_id,
+            name=name,
+            inputs=arrays,
+            deadline_seconds=deadline_seconds,
+            observe=observe,
+            future=future,
         )
+        with self._closing:
+            # Not after the loop was told to end: nobody would give it an outcome.
+            if self._closed:
+                raise TransportError("the client is closed")
+            self._loop.events.put(request)
         future.add_done_callback(lambda done: self._forget(request_id) if done.cancelled() else None)
         return future
+
+    def _no_door(self, deployment: Deployment) -> str:
+        """Say which device inputs would have to go to through the broker, where this client has doors; else nothing."""
+        first = deployment.plan.stages[0].devices if self._doors and deployment.plan is not None else ()
+        away = [device for device in first if device not in self._doors]
+        if not away:
+            return ""
+        here = ", ".join(sorted(self._doors))
+        return (
+            f"the first stage of {deployment.name} is on {away[0]}, which has no door here: "
+            f"deploy it with --pin 0:{here.partition(',')[0]}; doors are of {here}"
+        )
 
     def _forget(self, request_id: str) -> None:
         self._loop.events.put(Cancel(request_id=request_id))

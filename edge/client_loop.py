@@ -5,11 +5,13 @@ import random
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from edge.door import DoorLine
 from edge.errors import Cancelled, RequestError, ShardwireError
 from edge.formats.frame import decode_frame, encode_frame
 from edge.formats.message import Block, Hello, Session, Taken, decode_message, encode_message
@@ -74,7 +76,7 @@ class ClientLoop:
         catalogue: read it only while `changed` is held.
     """
 
-    def __init__(self, *, fleet: str, name: str) -> None:
+    def __init__(self, *, fleet: str, name: str, doors: Mapping[str, Path]) -> None:
         self.events: Inbox[ClientEvent] = Inbox()
         self.changed = threading.Condition()
         self.routes: dict[str, Route] = {}
@@ -89,6 +91,7 @@ class ClientLoop:
         self._futures: dict[str, Future[InferenceResult]] = {}
         self._can_receive = False
         self._transport: Transport | None = None
+        self._doors = {device: DoorLine(path) for device, path in doors.items()}
         self._thread = threading.Thread(target=self._run, name="shardwire-client", daemon=True)
         self._steps: dict[type[Any], Callable[[Any, float], None]] = {
             Connected: self._connected,
@@ -108,6 +111,8 @@ class ClientLoop:
         """End the thread; requests without an outcome end with `Cancelled`."""
         self.events.put(Close())
         self._thread.join(timeout_seconds)
+        for line in self._doors.values():
+            line.close()
 
     def say_hello(self) -> None:
         """Ask every node to say again what it knows."""
@@ -141,7 +146,8 @@ class ClientLoop:
             for filter in (topics.ack(self._name), topics.blocks(self._name), topics.result(self._name)):
                 self._subscribe(Channel.DATA, filter)
         else:
-            for name in self.routes:
+            # Also those without a route: they were removed and may come back, or were asked for while this was down.
+            for name in self.catalogue.wanted:
                 self._subscribe(Channel.CONTROL, self._topics.serving(name))
 
     def _subscribed(self, event: Subscribed, now: float) -> None:
@@ -158,7 +164,8 @@ class ClientLoop:
             if levels == ("result", self._name):
                 data = self._reassembler.add(event.payload, now)
                 if data is not None:
-                    self._act(self._requests.frame(decode_frame(data), now))
+                    frame = decode_frame(data, limit_bytes=self._reassembler.limit_bytes)
+                    self._act(self._requests.frame(frame, now))
             elif levels == ("ack", self._name):
                 self._requests.taken(decode_message(event.payload, Taken), now)
             elif levels == ("blocks", self._name):
@@ -208,7 +215,16 @@ class ClientLoop:
         if self._can_receive:
             frame = encode_frame(action.header, action.tensors)
             for packet in split(frame, sender=self._name, session=self._session, sequence=next(self._sequence)):
-                self._publish(Channel.DATA, action.topic, packet)
+                if not self._doors:
+                    self._publish(Channel.DATA, action.topic, packet)
+                elif not self._through_door(action.topic, packet):
+                    break
+
+    def _through_door(self, topic: str, packet: bytes) -> bool:
+        """Hand a packet to the agent on this machine; whoever has doors sends no input through the broker."""
+        levels = self._topics.parse(topic)
+        line = self._doors.get(levels[1]) if levels is not None else None
+        return line is not None and line.send(topic, packet)
 
     def _settle(self, request_id: str, outcome: InferenceResult | RequestError) -> None:
         future = self._futures.pop(request_id, None)
@@ -225,7 +241,7 @@ class ClientLoop:
                 self._publish(Channel.DATA, self._topics.fetch(action.holder), encode_message(action.request))
                 continue
             if isinstance(action, Route):
-                limit = frame_limit_bytes(action.manifest, len(action.manifest.shards))
+                limit = frame_limit_bytes(action.manifest, action.manifest.cut_before(len(action.manifest.shards)))
                 self._reassembler.limit_bytes = max(self._reassembler.limit_bytes, limit)
                 self._act(self._requests.set_route(action, now))
             with self.changed:

@@ -1,6 +1,7 @@
 """The one queue of a node: everything that happens goes through it, bounded where it comes from the network."""
 
 import queue
+import threading
 from typing import Generic, TypeVar
 
 from edge.transport import Channel, Received, TransportEvent
@@ -19,7 +20,7 @@ class Inbox(Generic[_T]):
 
     def __init__(self) -> None:
         self._events: queue.SimpleQueue[_T | TransportEvent] = queue.SimpleQueue()
-        # One writer each, so that no lock is needed: a network thread adds, the reader takes.
+        self._adding = threading.Lock()
         self._added = dict.fromkeys(Channel, 0)
         self._taken = dict.fromkeys(Channel, 0)
         self.dropped = 0
@@ -29,14 +30,15 @@ class Inbox(Generic[_T]):
         self._events.put(event)
 
     def put_from_network(self, event: TransportEvent) -> None:
-        """Add an event of the network; call it from the one thread of its channel."""
+        """Add an event of the network, from any thread."""
         if isinstance(event, Received):
             channel, size = event.channel, len(event.payload)
-            pending_bytes = self._added[channel] - self._taken[channel]
-            if pending_bytes + size > MAX_PENDING_BYTES or self._events.qsize() >= MAX_PENDING_EVENTS:
-                self.dropped += 1
-                return
-            self._added[channel] += size
+            with self._adding:
+                pending_bytes = self._added[channel] - self._taken[channel]
+                if pending_bytes + size > MAX_PENDING_BYTES or self._events.qsize() >= MAX_PENDING_EVENTS:
+                    self.dropped += 1
+                    return
+                self._added[channel] += size
         self._events.put(event)
 
     def get(self, timeout_seconds: float) -> _T | TransportEvent | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from edge.errors import BundleError, InvalidInput, UnsupportedOperator
 from edge.formats.bundle import Blob, Manifest, decode_graph_part
 from edge.formats.tensor import Array, TensorSpec, matches, spec_of
+from edge.routes import Route, route_alone, stage_reads
 from edge.runtimes.base import Runtime, StageModel, StageOptions, StageSession
 
 ReadBlob = Callable[[Blob], bytes]
@@ -18,10 +19,10 @@ class StageTensors:
     """Which tensors cross the borders of a stage, and which enter its session.
 
     Attributes:
-        received: the cut set before the stage.
+        received: what comes to the stage, of all parts of a join together.
         session_inputs: those that its nodes read.
         session_outputs: those that its nodes make and someone after it needs.
-        sent: the cut set after the stage; what is in `received` too is forwarded unchanged.
+        sent: what leaves it; what is in `received` too is forwarded unchanged.
     """
 
     received: tuple[str, ...]
@@ -30,36 +31,41 @@ class StageTensors:
     sent: tuple[str, ...]
 
 
-def stage_tensors(manifest: Manifest, first_shard: int, stop_shard: int) -> StageTensors:
-    """Work out the tensors of the stage `[first_shard, stop_shard)`.
+def stage_tensors(manifest: Manifest, first_shard: int, stop_shard: int, route: Route | None = None) -> StageTensors:
+    """Work out the tensors of the stage `[first_shard, stop_shard)`; without a `route` it is alone in its step.
 
     Raises:
         BundleError: the range is not one of the bundle's, or a shard reads what nobody sends.
     """
-    if not 0 <= first_shard < stop_shard <= len(manifest.shards):
-        raise BundleError(f"stage [{first_shard}, {stop_shard}) is not within {len(manifest.shards)} shards")
-    received = manifest.cut_before(first_shard)
-    sent = manifest.cut_before(stop_shard)
-    reads = {name for shard in manifest.shards[first_shard:stop_shard] for name in shard.reads}
+    if route is None:
+        route = route_alone(manifest, first_shard, stop_shard)
+    reads = stage_reads(manifest, first_shard, stop_shard)
     return StageTensors(
-        received=received,
-        session_inputs=tuple(name for name in received if name in reads),
-        session_outputs=tuple(name for name in sent if name not in received),
-        sent=sent,
+        received=route.received,
+        session_inputs=tuple(name for name in route.received if name in reads),
+        session_outputs=tuple(name for name in route.sent if name not in route.received),
+        sent=route.sent,
     )
 
 
 def compose(
-    manifest: Manifest, first_shard: int, stop_shard: int, *, read_blob: ReadBlob, weights_folder: Path
+    manifest: Manifest,
+    first_shard: int,
+    stop_shard: int,
+    *,
+    route: Route | None = None,
+    read_blob: ReadBlob,
+    weights_folder: Path,
 ) -> StageModel:
     """Join base header, boundary fragments, constants and nodes of consecutive shards.
 
-    Serialised protobuf messages that are concatenated parse as their merge, so joining bytes is enough.
+    Serialised protobuf messages that are concatenated parse as their merge, so joining bytes is enough. Without a
+    `route` the stage is alone in its step.
 
     Raises:
         BundleError: a shard is malformed.
     """
-    crossing = stage_tensors(manifest, first_shard, stop_shard)
+    crossing = stage_tensors(manifest, first_shard, stop_shard, route)
     pieces = [manifest.header]
     pieces += [manifest.tensor(name).as_input for name in crossing.session_inputs]
     pieces += [manifest.tensor(name).as_output for name in crossing.session_outputs]
@@ -81,7 +87,7 @@ def compose(
 
 
 class Stage:
-    """A loaded stage: takes the cut set before it, gives the cut set after it."""
+    """A loaded stage: takes what its route receives, gives what it sends."""
 
     def __init__(self, manifest: Manifest, crossing: StageTensors, session: StageSession | None) -> None:
         self._expected: dict[str, TensorSpec] = {name: manifest.tensor(name).spec for name in crossing.received}
@@ -90,20 +96,20 @@ class Stage:
 
     @property
     def received(self) -> tuple[str, ...]:
-        """Names of the tensors that a frame for this stage carries."""
+        """Names of the tensors that the frames for this stage carry together."""
         return self._crossing.received
 
     def run(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
         """Run the stage once.
 
         Args:
-            tensors: the cut set before the stage, by name.
+            tensors: what the stage receives, by name.
 
         Returns:
-            The cut set after the stage, by name.
+            What the stage sends, by name.
 
         Raises:
-            InvalidInput: the tensors do not fit the cut set; the text says which and how.
+            InvalidInput: the tensors are not those that it receives; the text says which and how.
             StageError: the runtime failed.
         """
         if self._session is None:
@@ -151,12 +157,13 @@ def load_stage(
     first_shard: int,
     stop_shard: int,
     *,
+    route: Route | None = None,
     runtime: Runtime,
     options: StageOptions,
     read_blob: ReadBlob,
     weights_folder: Path,
 ) -> Stage:
-    """Compose the stage `[first_shard, stop_shard)` and load it.
+    """Compose the stage `[first_shard, stop_shard)` and load it; without a `route` it is alone in its step.
 
     Raises:
         BundleError: a shard is malformed.
@@ -164,6 +171,6 @@ def load_stage(
         StageError: the runtime refuses it.
     """
     _check_runtime(manifest, runtime)
-    model = compose(manifest, first_shard, stop_shard, read_blob=read_blob, weights_folder=weights_folder)
-    crossing = stage_tensors(manifest, first_shard, stop_shard)
+    model = compose(manifest, first_shard, stop_shard, route=route, read_blob=read_blob, weights_folder=weights_folder)
+    crossing = stage_tensors(manifest, first_shard, stop_shard, route)
     return Stage(manifest, crossing, runtime.load(model, options))

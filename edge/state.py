@@ -5,6 +5,7 @@
     lock                   held while an agent uses the folder
     boot.json              how often an agent started here
     serving-<name>.json    newest serving plan of each deployment, or its tombstone
+    speed.json             what was measured of this device
     running                the request that is being run right now
     poison.json            requests that were being run when the agent died
 """
@@ -23,6 +24,7 @@ from typing import Self, TypeVar
 import msgspec
 
 from edge.errors import FormatError, StoreError
+from edge.formats.message import Speed, check_speed
 from edge.formats.plan import MAX_DEPLOYMENT_BYTES, Deployment, decode_deployment, encode_deployment
 from edge.formats.topics import check_name
 
@@ -32,6 +34,7 @@ _T = TypeVar("_T")
 _SLOT_BYTES = 256
 _MAX_POISON = 64
 _MAX_FILE_BYTES = 64 * 1024
+MAX_SPEED_BYTES = 8 * 1024 * 1024
 
 
 class _Boot(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,6 +108,25 @@ class StateFolder:
         name = check_name(deployment.name, what="deployment name")
         self._replace(self._folder / f"serving-{name}.json", encode_deployment(deployment))
 
+    def speed(self) -> Speed | None:
+        """Return what was measured of this device; None when nothing was or the file cannot be read."""
+        found = self._read(self._folder / "speed.json", Speed, limit_bytes=MAX_SPEED_BYTES)
+        if found is None:
+            return None
+        try:
+            return check_speed(found)
+        except FormatError as error:
+            _log.warning("speed.json passed over: %s", error)
+            return None
+
+    def save_speed(self, speed: Speed) -> None:
+        """Remember what was measured of this device.
+
+        Raises:
+            StoreError: the disk fails.
+        """
+        self._replace(self._folder / "speed.json", msgspec.json.encode(speed))
+
     def poisoned(self) -> frozenset[str]:
         """Return the requests that were being run when an agent died here, and remember them."""
         known = self._read(self._folder / "poison.json", _Poison) or _Poison()
@@ -132,9 +154,9 @@ class StateFolder:
         self._slot.close()
         self._lock.close()
 
-    def _read(self, path: Path, type_: type[_T]) -> _T | None:
+    def _read(self, path: Path, type_: type[_T], *, limit_bytes: int = _MAX_FILE_BYTES) -> _T | None:
         try:
-            if path.stat().st_size > _MAX_FILE_BYTES:
+            if path.stat().st_size > limit_bytes:
                 return None
             return msgspec.json.decode(path.read_bytes(), type=type_)
         except FileNotFoundError:

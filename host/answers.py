@@ -8,7 +8,9 @@ import numpy as np
 
 from edge.formats.bundle import Blob
 from edge.formats.frame import decode_frame
+from edge.formats.plan import Plan
 from edge.formats.tensor import Array
+from edge.routes import Route, routes
 from edge.runtimes.base import StageOptions
 from edge.runtimes.table import load_runtime
 from edge.stage import Stage, load_stage
@@ -34,12 +36,19 @@ def load_run(bundle: OpenBundle, first_shard: int, stop_shard: int, *, mode: Mod
         BundleError: a blob is missing or damaged.
         StageError: the runtime is not installed or refuses the stage.
     """
+    return _load(bundle, first_shard, stop_shard, route=None, mode=mode, threads=threads)
+
+
+def _load(
+    bundle: OpenBundle, first_shard: int, stop_shard: int, *, route: Route | None, mode: Mode, threads: int
+) -> Stage:
     for blob in bundle.manifest.blobs(first_shard, stop_shard):
         bundle.read(blob)  # the runtime maps the weights unseen: a damaged file would answer, wrongly
     return load_stage(
         bundle.manifest,
         first_shard,
         stop_shard,
+        route=route,
         runtime=load_runtime(bundle.manifest.runtimes[0].name),
         options=StageOptions(threads=threads, mode=mode),
         read_blob=bundle.read,
@@ -55,6 +64,39 @@ def run_chained(bundle: OpenBundle, inputs: Mapping[str, Array], *, mode: Mode) 
         tensors = stage.run(tensors)
         stage.close()
     return tensors
+
+
+def run_plan(
+    bundle: OpenBundle, plan: Plan, inputs: Mapping[str, Array], *, mode: Mode = "exact", threads: int = 1
+) -> dict[str, Array]:
+    """Run every stage of a plan once, each in a session of its own, with the tensors that its devices would hand on.
+
+    Args:
+        bundle: of the plan.
+        plan: its devices need not be there.
+        inputs: of the model, by name.
+        mode: of the runtime.
+        threads: of one operator.
+
+    Returns:
+        The outputs of the model, by name.
+
+    Raises:
+        FormatError: the plan does not fit the bundle.
+        BundleError: a blob is missing or damaged.
+        InvalidInput: the inputs do not fit the model.
+        StageError: the runtime is not installed or refuses a stage.
+    """
+    ways = routes(bundle.manifest, plan)
+    arrived: dict[int, dict[str, Array]] = {0: dict(inputs)}
+    outputs: dict[str, Array] = {}
+    for stage, route in zip(plan.stages, ways, strict=True):
+        loaded = _load(bundle, stage.first_shard, stage.stop_shard, route=route, mode=mode, threads=threads)
+        outputs = loaded.run(arrived.pop(stage.index, {}))
+        loaded.close()
+        for hand in route.hands:
+            arrived.setdefault(hand.stage, {}).update({name: outputs[name] for name in hand.names})
+    return outputs
 
 
 def read_tensors(bundle: OpenBundle, blob: Blob) -> dict[str, Array]:

@@ -1,6 +1,7 @@
 """A broker of one's own on this machine: mosquitto if there is one, else amqtt, each in a process of its own.
 
-It listens on the loopback address only and lets anybody in, so it is for a first run, a simulation and the tests.
+It lets anybody in, so it is for a first run, a simulation and the tests, and listens on the loopback address unless it
+is given another one of this machine.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ BrokerKind = Literal["auto", "mosquitto", "amqtt"]
 MOSQUITTO_VARIABLE = "SHARDWIRE_MOSQUITTO"
 """Environment variable that names a mosquitto to use instead of the one on PATH."""
 
+_LOOPBACK = "127.0.0.1"
 _START_SECONDS = 30.0
 _POLL_SECONDS = 0.02
 _PORT_TRIES = 5
@@ -43,8 +45,9 @@ class RunningBroker:
     """A broker that accepts connections.
 
     Attributes:
-        url: Where it listens, as `mqtt://127.0.0.1:PORT`.
+        url: Where it listens, as `mqtt://ADDRESS:PORT`.
         kind: Which broker it is.
+        address: Its IPv4 address.
         port: Its TCP port.
         process: Its process. Fault tests kill it; `start_broker` tidies up in any case.
         log: The file it writes its messages to.
@@ -52,6 +55,7 @@ class RunningBroker:
 
     url: str
     kind: Literal["mosquitto", "amqtt"]
+    address: str
     port: int
     process: subprocess.Popen[bytes]
     log: Path
@@ -96,14 +100,20 @@ def choose_broker(kind: BrokerKind = "auto") -> Literal["mosquitto", "amqtt"]:
 
 @contextlib.contextmanager
 def start_broker(
-    kind: BrokerKind = "auto", *, folder: Path, port: int = 0, persistence: bool = False
+    kind: BrokerKind = "auto",
+    *,
+    folder: Path,
+    address: str = _LOOPBACK,
+    port: int = 0,
+    persistence: bool = False,
 ) -> Iterator[RunningBroker]:
     """Run a broker for the length of a `with` block.
 
     Args:
         kind: Which broker; `auto` takes mosquitto if there is one, else amqtt.
         folder: Where its configuration, log and database go; made if it does not exist.
-        port: TCP port on 127.0.0.1; 0 for any free one.
+        address: IPv4 address of this machine; amqtt takes the loopback address only.
+        port: TCP port; 0 for any free one.
         persistence: Keep retained messages and sessions in `folder` over a restart. amqtt cannot.
 
     Yields:
@@ -113,31 +123,34 @@ def start_broker(
         FleetError: If the broker is not installed, or does not accept connections within 30 s.
     """
     chosen = choose_broker(kind)
+    if chosen == "amqtt" and address != _LOOPBACK:
+        raise FleetError(f"amqtt listens on {_LOOPBACK} only, not on {address}: install mosquitto")
     folder.mkdir(parents=True, exist_ok=True)
-    broker = _start(chosen, folder=folder.resolve(), port=port, persistence=persistence)
+    broker = _start(chosen, folder=folder.resolve(), address=address, port=port, persistence=persistence)
     try:
         yield broker
     finally:
         stop_child(broker.process)
 
 
-def _start(kind: Literal["mosquitto", "amqtt"], *, folder: Path, port: int, persistence: bool) -> RunningBroker:
+def _start(
+    kind: Literal["mosquitto", "amqtt"], *, folder: Path, address: str, port: int, persistence: bool
+) -> RunningBroker:
     # Another process can take a free port between our look and the broker's bind: then look again.
     tries = 1 if port else _PORT_TRIES
     for attempt in range(1, tries + 1):
-        chosen_port = port or _free_port()
+        chosen_port = port or _free_port(address)
         log = folder / f"{kind}.log"
         log.write_bytes(b"")
         command = (
-            _mosquitto_command(folder, port=chosen_port, persistence=persistence)
+            _mosquitto_command(folder, address=address, port=chosen_port, persistence=persistence)
             if kind == "mosquitto"
             # -P: a file called amqtt.py in the folder that we happen to be in is not the broker.
             else [sys.executable, "-P", "-m", "host.amqtt", str(chosen_port)]
         )
         process = start_child(command, log=log)
-        broker = RunningBroker(
-            url=f"mqtt://127.0.0.1:{chosen_port}", kind=kind, port=chosen_port, process=process, log=log
-        )
+        url = f"mqtt://{address}:{chosen_port}"
+        broker = RunningBroker(url=url, kind=kind, address=address, port=chosen_port, process=process, log=log)
         try:
             _await_connack(broker)
         except FleetError:
@@ -152,9 +165,9 @@ def _start(kind: Literal["mosquitto", "amqtt"], *, folder: Path, port: int, pers
     raise AssertionError("unreachable: the last try returns or raises")
 
 
-def _mosquitto_command(folder: Path, *, port: int, persistence: bool) -> list[str]:
+def _mosquitto_command(folder: Path, *, address: str, port: int, persistence: bool) -> list[str]:
     lines = [
-        f"listener {port} 127.0.0.1",
+        f"listener {port} {address}",
         "allow_anonymous true",
         # Without it a small message waits for the acknowledgement of the last one: 44 ms instead of 1 ms.
         "set_tcp_nodelay true",
@@ -176,9 +189,9 @@ def _mosquitto_command(folder: Path, *, port: int, persistence: bool) -> list[st
     return [find_mosquitto() or "mosquitto", "-c", str(configuration)]
 
 
-def _free_port() -> int:
+def _free_port(address: str) -> int:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((address, 0))
         port: int = probe.getsockname()[1]
         return port
 
@@ -187,22 +200,24 @@ def _await_connack(broker: RunningBroker) -> None:
     deadline = time.monotonic() + _START_SECONDS
     while True:
         # Asked before the process is looked at: somebody else's broker on our port must not be taken for ours.
-        accepted = _accepts(broker.port)
+        accepted = _accepts(broker.address, broker.port)
         with contextlib.suppress(subprocess.TimeoutExpired):
             broker.process.wait(timeout=_POLL_SECONDS)
         if broker.process.poll() is not None:
-            raise FleetError(f"{broker.kind} could not start on 127.0.0.1:{broker.port}: {_last_line(broker.log)}")
+            raise FleetError(
+                f"{broker.kind} could not start on {broker.address}:{broker.port}: {_last_line(broker.log)}"
+            )
         if accepted:
             return
         if time.monotonic() > deadline:
             raise FleetError(
-                f"{broker.kind} on 127.0.0.1:{broker.port} accepted no connection within {_START_SECONDS:.0f} s: "
-                f"{_last_line(broker.log)}"
+                f"{broker.kind} on {broker.address}:{broker.port} accepted no connection within "
+                f"{_START_SECONDS:.0f} s: {_last_line(broker.log)}"
             )
 
 
-def _accepts(port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1.0) as link:
+def _accepts(address: str, port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection((address, port), timeout=1.0) as link:
         link.sendall(_CONNECT)
         answer = b""
         while len(answer) < len(_CONNACK_ACCEPTED) and (more := link.recv(len(_CONNACK_ACCEPTED) - len(answer))):

@@ -81,6 +81,8 @@ class PackageRequest:
         version: orders updates.
         expires: ISO date, or None.
         max_shards: how many shards are wanted at most.
+        slice_above_bytes: layers above this are sliced, so that slices may run side by side; None for only those that
+            exceed the profile's limit.
         key: PEM file with the Ed25519 private key to sign with, or None.
         replace: whether a bundle at `target` may be replaced.
     """
@@ -96,6 +98,7 @@ class PackageRequest:
     version: str = "1.0.0"
     expires: str | None = None
     max_shards: int = MAX_SHARDS
+    slice_above_bytes: int | None = None
     key: Path | None = None
     replace: bool = False
 
@@ -143,7 +146,11 @@ def package(request: PackageRequest, *, say: Say = silent) -> Packaged:
     say("cutting into layers and shards")
     samples = [golden.inputs for golden in ingested.golden]
     parts = partition(
-        compressed.model, samples, max_shard_bytes=profile.shard_limit_bytes, max_shards=request.max_shards
+        compressed.model,
+        samples,
+        max_shard_bytes=profile.shard_limit_bytes,
+        max_shards=request.max_shards,
+        slice_above_bytes=request.slice_above_bytes,
     )
     say(f"writing {request.target}")
     content = dataclasses.replace(

@@ -29,7 +29,8 @@ from edge.formats.message import (
     encode_message,
 )
 from edge.formats.packet import Reassembler, split
-from edge.formats.plan import Deployment, decode_deployment, parse_epoch
+from edge.formats.plan import Constraints, Deployment, Stage, decode_deployment, parse_epoch
+from edge.formats.speed import StageLoad
 from edge.formats.topics import Topics
 from edge.transport import Channel, Connected, MemoryBroker, MemoryTransport, Publication, Received, TransportEvent
 from host.fleet.coordinator import Coordinator
@@ -62,6 +63,7 @@ class FakeDevice:
     alive: bool = True
     heard_abandon: list[str] = field(default_factory=list)
     session: Session = field(default_factory=lambda: Session(boot=1, connect=1))
+    run_seconds: Callable[[Stage], float] | None = None
 
     def __post_init__(self) -> None:
         self._events: deque[TransportEvent] = deque()
@@ -105,9 +107,33 @@ class FakeDevice:
                     self._received(event)
         if self.alive:
             beat = Heartbeat(
-                node=self.name, session=self.session, frames_done=0, oldest_queued_seconds=0.0, data_up=True
+                node=self.name,
+                session=self.session,
+                frames_done=0,
+                oldest_queued_seconds=0.0,
+                data_up=True,
+                stages=self._loads(),
             )
             self._publish(TOPICS.heartbeat(self.name), encode_message(beat))
+
+    def _loads(self) -> tuple[StageLoad, ...]:
+        """What a device that ran a hundred frames of each of its stages would tell."""
+        if self.run_seconds is None:
+            return ()
+        return tuple(
+            StageLoad(
+                deployment=value.name,
+                epoch=value.epoch,
+                stage=stage.index,
+                frames=100,
+                run_seconds=self.run_seconds(stage),
+                queued_seconds=0.0,
+            )
+            for _, value in sorted(self.serving.items())
+            if value.plan is not None
+            for stage in value.plan.stages
+            if self.name in stage.devices
+        )
 
     def announce(self) -> None:
         """Publish state and description."""
@@ -162,18 +188,19 @@ class FakeDevice:
             return
         if value.plan is None or value.epoch in self.epochs:
             return
-        mine = [stage for stage in value.plan.stages if stage.device == self.name]
+        mine = [stage for stage in value.plan.stages if self.name in stage.devices]
         if mine and self.behaviour(self, value):
             self.epochs[value.epoch] = value
-            ready = Ready(
-                deployment=value.name,
-                epoch=value.epoch,
-                stage=mine[0].index,
-                fetched_bytes=10,
-                load_seconds=0.1,
-                rss_bytes=1,
-            )
-            self.send(ready)
+            for stage in mine:
+                ready = Ready(
+                    deployment=value.name,
+                    epoch=value.epoch,
+                    stage=stage.index,
+                    fetched_bytes=10,
+                    load_seconds=0.1,
+                    rss_bytes=1,
+                )
+                self.send(ready)
 
     def _run(self, payload: bytes, stage: int) -> None:
         data = self._frames.add(payload, self.fleet.now)
@@ -265,9 +292,14 @@ class FakeFleet:
         return made
 
     def coordinator(
-        self, bundle: FakeBundle, *, name: str = "coordinator-aaaa", staying: bool = True
+        self,
+        bundle: FakeBundle,
+        *,
+        name: str = "coordinator-aaaa",
+        staying: bool = True,
+        horizon_seconds: float | None = None,
     ) -> FakeCoordinator:
-        """Add a coordinator that holds a bundle."""
+        """Add a coordinator that holds a bundle; it plans again by itself when it has a horizon."""
         session = Session(boot=1, connect=1)
         core = Coordinator(
             Caller(node=name, session=session, topics=TOPICS),
@@ -275,6 +307,7 @@ class FakeFleet:
             collector=None,
             keeper=LeaseKeeper(node=name, session=session, now=self.now),
             staying=staying,
+            horizon_seconds=horizon_seconds,
         )
         made = FakeCoordinator(core=core, fleet=self)
         self.coordinators.append(made)
@@ -307,15 +340,19 @@ class FakeFleet:
 
 
 def deploy_request(
-    bundle: FakeBundle, *devices: str, request_id: str = "r1", use_all: bool = True, name: str = "net"
+    bundle: FakeBundle,
+    *devices: str,
+    request_id: str = "r1",
+    use_all: bool = True,
+    name: str = "net",
+    most_replicas: int = 1,
 ) -> DeployRequest:
     return DeployRequest(
         request_id=request_id,
         name=name,
         manifest=bundle.manifest_blob,
         holders=(),
-        devices=devices,
-        use_all=use_all,
+        constraints=Constraints(devices=devices, use_all=use_all, most_replicas=most_replicas),
         reply_to="",
     )
 

@@ -1,11 +1,11 @@
-"""A bundle of two shards made by hand, and a coordinator of a few lines that puts it to work."""
+"""Bundles of a few shards made by hand, and a coordinator of a few lines that puts them to work."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +39,7 @@ from edge.formats.message import (
     decode_message,
     encode_message,
 )
-from edge.formats.plan import Deployment, Plan, Stage, encode_deployment
+from edge.formats.plan import Codec, Deployment, Plan, Stage, encode_deployment
 from edge.formats.tensor import TensorSpec
 from edge.formats.topics import Topics
 from edge.mqtt import MqttTransport
@@ -65,7 +65,7 @@ class TinyBundle:
     manifest: Manifest
     manifest_blob: Blob
     blobs: dict[str, bytes]
-    weights: tuple[Floats, Floats]
+    weights: tuple[Floats, ...]
 
     def answer(self, x: Floats) -> Floats:
         """Return what the model answers, within rounding."""
@@ -84,31 +84,86 @@ def make_input(seed: int) -> Floats:
     return np.random.default_rng(seed).standard_normal((1, WIDTH)).astype(np.float32)
 
 
+class DiamondBundle(TinyBundle):
+    """`a = relu(x · w0)`, `b = a · w1`, `c = relu(a · w2)`, `y = (b + c) · w3`, one shard each."""
+
+    def answer(self, x: Floats) -> Floats:
+        """Return what the model answers, within rounding."""
+        a = np.maximum(x @ self.weights[0], 0)
+        both = a @ self.weights[1] + np.maximum(a @ self.weights[2], 0)
+        return np.asarray(both @ self.weights[3], dtype=np.float32)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Piece:
+    """One shard to be: its nodes, whose weight is called `w` and the number of the shard, and what they read."""
+
+    nodes: tuple[onnx.NodeProto, ...]
+    reads: tuple[str, ...]
+
+
+TINY = (
+    Piece(
+        nodes=(helper.make_node("MatMul", ["x", "w0"], ["m0"]), helper.make_node("Relu", ["m0"], ["hidden"])),
+        reads=("x",),
+    ),
+    Piece(nodes=(helper.make_node("MatMul", ["hidden", "w1"], ["y"]),), reads=("hidden",)),
+)
+DIAMOND = (
+    Piece(
+        nodes=(helper.make_node("MatMul", ["x", "w0"], ["m0"]), helper.make_node("Relu", ["m0"], ["a"])), reads=("x",)
+    ),
+    Piece(nodes=(helper.make_node("MatMul", ["a", "w1"], ["b"]),), reads=("a",)),
+    Piece(
+        nodes=(helper.make_node("MatMul", ["a", "w2"], ["m2"]), helper.make_node("Relu", ["m2"], ["c"])), reads=("a",)
+    ),
+    Piece(
+        nodes=(helper.make_node("Add", ["b", "c"], ["s"]), helper.make_node("MatMul", ["s", "w3"], ["y"])),
+        reads=("b", "c"),
+    ),
+)
+
+
 def make_tiny_bundle(seed: int = 0) -> TinyBundle:
     """Make the bundle; another seed gives other weights of the same shapes."""
+    return _make(TinyBundle, "tiny", TINY, (("x",), ("hidden",), ("y",)), seed)
+
+
+def make_diamond_bundle(seed: int = 0) -> DiamondBundle:
+    """Make a bundle whose two middle shards may run side by side."""
+    return _make(DiamondBundle, "diamond", DIAMOND, (("x",), ("a",), ("a", "b"), ("b", "c"), ("y",)), seed)
+
+
+_Kind = TypeVar("_Kind", bound=TinyBundle)
+
+
+def _make(
+    kind: type[_Kind], name: str, pieces: tuple[Piece, ...], cuts: tuple[tuple[str, ...], ...], seed: int
+) -> _Kind:
     rng = np.random.default_rng(seed)
-    weights = [rng.standard_normal((WIDTH, WIDTH)).astype(np.float32) / WIDTH**0.5 for _ in range(2)]
+    weights = [rng.standard_normal((WIDTH, WIDTH)).astype(np.float32) / WIDTH**0.5 for _ in pieces]
     blobs: dict[str, bytes] = {}
 
     def keep(data: bytes) -> Blob:
-        pieces = [data[at : at + BLOCK_BYTES] for at in range(0, len(data), BLOCK_BYTES)]
-        digests = b"".join(sha256(piece).digest() for piece in pieces) if len(pieces) > 1 else b""
+        cut = [data[at : at + BLOCK_BYTES] for at in range(0, len(data), BLOCK_BYTES)]
+        digests = b"".join(sha256(block).digest() for block in cut) if len(cut) > 1 else b""
         blobs[digest_of(data)] = data
         return Blob(digest=digest_of(data), size_bytes=len(data), block_digests=digests)
 
-    shards = [_shard(index, weight, keep) for index, weight in enumerate(weights)]
-    tensors = [
-        BoundaryTensor(
-            spec=TensorSpec(name=name, dtype="float32", shape=(1, WIDTH)),
+    shards = [_shard(index, piece, weights[index], keep) for index, piece in enumerate(pieces)]
+    tensors = {
+        tensor: BoundaryTensor(
+            spec=TensorSpec(name=tensor, dtype="float32", shape=(1, WIDTH)),
             size_bytes=4 * WIDTH,
-            as_input=_fragment(input=[_value(name)]),
-            as_output=_fragment(output=[_value(name)]),
+            as_input=_fragment(input=[_value(tensor)]),
+            as_output=_fragment(output=[_value(tensor)]),
         )
-        for name in ("x", "hidden", "y")
-    ]
+        for cut in cuts
+        for tensor in cut
+    }
     header = onnx.ModelProto(ir_version=8, opset_import=[helper.make_opsetid("", 17)], graph=onnx.GraphProto(name="t"))
     manifest = Manifest(
-        name="tiny",
+        name=name,
         version="1",
         origin=Origin(format="onnx", digest=digest_of(b""), licence="Apache-2.0", description="a toy"),
         profile="x86-gateway",
@@ -117,15 +172,15 @@ def make_tiny_bundle(seed: int = 0) -> TinyBundle:
         operators=(OperatorUse(domain="", name="MatMul", version=13),),
         runtimes=(RuntimeNeed(name="onnxruntime", least_version="1.20"),),
         header=header.SerializeToString(),
-        inputs=(tensors[0].spec,),
-        outputs=(tensors[2].spec,),
-        tensors=tuple(tensors),
-        cuts=(("x",), ("hidden",), ("y",)),
+        inputs=(tensors["x"].spec,),
+        outputs=(tensors["y"].spec,),
+        tensors=tuple(tensors.values()),
+        cuts=cuts,
         layers=tuple(
             Layer(
                 name=f"l{i}", operators=("MatMul",), macs=WIDTH**2, weight_bytes=4 * WIDTH**2, peak_activation_bytes=0
             )
-            for i in range(2)
+            for i in range(len(pieces))
         ),
         shards=tuple(shards),
         golden=(),
@@ -133,10 +188,10 @@ def make_tiny_bundle(seed: int = 0) -> TinyBundle:
         least_cosine=0.999,
     )
     manifest_blob = keep(encode_manifest(manifest))
-    return TinyBundle(manifest=manifest, manifest_blob=manifest_blob, blobs=blobs, weights=(weights[0], weights[1]))
+    return kind(manifest=manifest, manifest_blob=manifest_blob, blobs=blobs, weights=tuple(weights))
 
 
-def _shard(index: int, weight: Floats, keep: Callable[[bytes], Blob]) -> Shard:
+def _shard(index: int, piece: Piece, weight: Floats, keep: Callable[[bytes], Blob]) -> Shard:
     blob = keep(weight.tobytes())
     tensor = onnx.TensorProto(
         name=f"w{index}",
@@ -148,20 +203,16 @@ def _shard(index: int, weight: Floats, keep: Callable[[bytes], Blob]) -> Shard:
             onnx.StringStringEntryProto(key="length", value=str(blob.size_bytes)),
         ],
     )
-    nodes = (
-        [helper.make_node("MatMul", ["x", "w0"], ["m"]), helper.make_node("Relu", ["m"], ["hidden"])]
-        if index == 0
-        else [helper.make_node("MatMul", ["hidden", "w1"], ["y"])]
-    )
     part = GraphPart(
-        constants=(Constant(name=tensor.name, fragment=_fragment(initializer=[tensor])),), nodes=_fragment(node=nodes)
+        constants=(Constant(name=tensor.name, fragment=_fragment(initializer=[tensor])),),
+        nodes=_fragment(node=list(piece.nodes)),
     )
     return Shard(
         first_layer=index,
         stop_layer=index + 1,
         graph=keep(encode_graph_part(part)),
         weights=(blob,),
-        reads=("x",) if index == 0 else ("hidden",),
+        reads=piece.reads,
         size_bytes=blob.size_bytes,
     )
 
@@ -175,8 +226,15 @@ def make_deployment(
     memory_bytes: int = 1 << 20,
     window: int = 4,
     name: str = "tiny",
+    beside: tuple[int, ...] = (),
+    replicas: Mapping[int, tuple[str, ...]] | None = None,
+    codec: Codec = "raw",
 ) -> Deployment:
-    """Return a plan of one shard a device, or both shards on one."""
+    """Return a plan of one shard a device, the last with all that are left.
+
+    Stages in `beside` run side by side with the one before; `replicas` are further devices of a stage.
+    """
+    more = replicas or {}
     shards = len(bundle.manifest.shards)
     stages = tuple(
         Stage(
@@ -185,6 +243,8 @@ def make_deployment(
             first_shard=index,
             stop_shard=shards if index == len(devices) - 1 else index + 1,
             memory_bytes=memory_bytes,
+            beside=index in beside,
+            replicas=more.get(index, ()),
         )
         for index, device in enumerate(devices)
     )
@@ -196,6 +256,7 @@ def make_deployment(
         plan=plan,
         holders=(*holders, *dict.fromkeys(devices)),
         window=window,
+        codec=codec,
     )
 
 
@@ -243,9 +304,9 @@ class TinyCoordinator:
         self.desire(deployment)
         assert deployment.plan is not None
         for stage in deployment.plan.stages:
-            self.await_event(
-                Ready, timeout_seconds, stage=stage.index, epoch=deployment.epoch, deployment=deployment.name
-            )
+            wanted = {"stage": stage.index, "epoch": deployment.epoch, "deployment": deployment.name}
+            for device in stage.devices:
+                self.await_event(Ready, timeout_seconds, device=device, **wanted)
         self.serve(deployment)
 
     def await_event(self, kind: type[Any], timeout_seconds: float = 20.0, *, device: str = "", **fields: object) -> Any:

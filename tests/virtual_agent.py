@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from edge.errors import BundleError, RequestError
 from edge.formats.bundle import decode_manifest, digest_of
 from edge.formats.frame import Frame, FrameHeader, decode_frame, encode_frame
 from edge.formats.message import (
@@ -14,6 +15,7 @@ from edge.formats.message import (
     Message,
     RuntimeOffer,
     Session,
+    Taken,
     decode_message,
     encode_message,
 )
@@ -34,14 +36,17 @@ from edge.protocol.effects import (
     BlocksKept,
     CloseStage,
     CollectBlobs,
+    Echoed,
     Effect,
     FrameDone,
     LoadStage,
     Log,
     ManifestRead,
     ReadManifest,
+    RunBench,
     RunFrame,
     SaveServing,
+    SaveSpeed,
     StageKey,
     StageLoaded,
     StageRefused,
@@ -87,6 +92,7 @@ class VirtualAgent:
 
     Attributes:
         hold_loads, hold_runs: keep stages or frames in `loads` and `runs` instead of finishing them at once.
+        ran: ids of the requests that were run.
     """
 
     def __init__(
@@ -107,15 +113,19 @@ class VirtualAgent:
         found = disk or OnDisk()
         self.session = AgentSession(
             identity,
-            OnDisk(serving=found.serving, held=frozenset(self.blobs), poisoned=found.poisoned),
+            OnDisk(serving=found.serving, held=frozenset(self.blobs), poisoned=found.poisoned, speed=found.speed),
         )
         self.run = run
         self.hold_loads = False
         self.hold_runs = False
         self.loads: list[LoadStage] = []
         self.runs: list[RunFrame] = []
+        self.ran: list[str] = []
         self.stages: set[StageKey] = set()
         self.saved: list[Deployment] = []
+        self.benches: list[RunBench] = []
+        self.echoes: list[Echoed] = []
+        self.speeds: list[SaveSpeed] = []
         self.logs: list[str] = []
         self.stopped = ""
         self._partial: dict[str, dict[int, bytes]] = {}
@@ -137,6 +147,9 @@ class VirtualAgent:
             LoadStage: self._load,
             CloseStage: lambda effect: self.stages.discard(effect.key),
             RunFrame: self._run,
+            RunBench: self.benches.append,
+            Echoed: self.echoes.append,
+            SaveSpeed: self.speeds.append,
             Log: lambda effect: self.logs.append(effect.text),
             Stop: lambda effect: setattr(self, "stopped", effect.reason),
         }
@@ -147,6 +160,11 @@ class VirtualAgent:
         for channel in Channel:
             self.transport.connect(channel)
         self.pump()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits to be taken."""
+        return not self._events
 
     def pump(self) -> None:
         """Take everything that waits."""
@@ -181,11 +199,18 @@ class VirtualAgent:
     def finish_run(self) -> None:
         """End the oldest run that was held back."""
         job = self.runs.pop(0)
+        self.ran.append(job.frame.header.request_id)
         publications = self.session.relay.after_run(job, self.run(job.frame), started=self.now, stopped=self.now + 0.01)
         self._carry(publications)
         self.feed(
-            FrameDone(key=job.key, request_id=job.frame.header.request_id, run_seconds=0.01, ended=not job.next_device)
+            FrameDone(key=job.key, request_id=job.frame.header.request_id, run_seconds=0.01, ended=not job.onward)
         )
+
+    def fail_run(self, error: RequestError) -> None:
+        """Let the oldest run that was held back fail."""
+        job = self.runs.pop(0)
+        self._carry(self.session.relay.after_error(job, error))
+        self.feed(FrameDone(key=job.key, request_id=job.frame.header.request_id, run_seconds=0.01, ended=True))
 
     # ----------------------------------------------------------------------------------------------------- carriers
     def _carry(self, effects: list[Effect] | list[Publication]) -> None:
@@ -217,7 +242,7 @@ class VirtualAgent:
         digest = effect.blob.digest
         try:
             self._events.append(ManifestRead(digest=digest, manifest=decode_manifest(self.blobs[digest])))
-        except ValueError as error:
+        except BundleError as error:
             self._events.append(BlobFailed(digest=digest, code="BundleError", reason=str(error)))
 
     def _collect(self, effect: CollectBlobs) -> None:
@@ -303,6 +328,11 @@ class Ear:
         joined = Reassembler()
         packets = (event.payload for event in self.heard if event.topic == topic)
         return [decode_frame(data) for packet in packets if (data := joined.add(packet, 0.0)) is not None]
+
+    def taken(self, topic: str) -> list[Taken]:
+        """Return the acks of frames heard on a topic."""
+        acks = [decode_message(event.payload, object) for event in self.heard if event.topic == topic]
+        return [ack for ack in acks if isinstance(ack, Taken)]
 
     def forget(self) -> None:
         """Forget what was heard."""

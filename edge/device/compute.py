@@ -67,6 +67,11 @@ class Compute:
         self._frames_done = 0
         self._warned = ""
 
+    @property
+    def frames_done(self) -> int:
+        """Frames that were run so far."""
+        return self._frames_done
+
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
@@ -112,7 +117,7 @@ class Compute:
                     self._state.leave()
                 stopped = time.monotonic()
                 publications = self._relay.after_run(job, outputs, started=started, stopped=stopped)
-                ended = not job.next_device
+                ended = not job.onward
                 self._frames_done += 1
             else:
                 publications = []
@@ -127,7 +132,15 @@ class Compute:
             publications = self._relay.after_error(job, StageFailed(f"fault of the agent: {type(error).__name__}"))
         for publication in publications:
             self._transport.publish(publication)
-        self._put(FrameDone(key=job.key, request_id=header.request_id, run_seconds=stopped - started, ended=ended))
+        self._put(
+            FrameDone(
+                key=job.key,
+                request_id=header.request_id,
+                run_seconds=stopped - started,
+                queued_seconds=started - job.arrived,
+                ended=ended,
+            )
+        )
 
     def _warn(self, key: StageKey, error: RequestError) -> None:
         """Log why a run failed, once for the same reason: bad requests must not fill the disk."""

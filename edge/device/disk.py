@@ -22,6 +22,7 @@ from edge.protocol.effects import (
     ManifestRead,
     ReadManifest,
     SaveServing,
+    SaveSpeed,
 )
 from edge.protocol.fetch import KeepBlock, answer_fetch
 from edge.state import StateFolder
@@ -30,7 +31,7 @@ from edge.transport import Channel, Publication, Transport
 
 _log = logging.getLogger(__name__)
 
-DiskJob = BeginBlob | KeepBlock | ReadManifest | CollectBlobs | AnswerFetch | SaveServing
+DiskJob = BeginBlob | KeepBlock | ReadManifest | CollectBlobs | AnswerFetch | SaveServing | SaveSpeed
 
 
 class Disk:
@@ -89,6 +90,8 @@ class Disk:
             self._guard("", lambda: self._answer(job))
         elif isinstance(job, SaveServing):
             self._guard("", lambda: self._state.save_serving(job.deployment))
+        elif isinstance(job, SaveSpeed):
+            self._guard("", lambda: self._state.save_speed(job.speed))
 
     def _guard(self, digest: str, step: Callable[[], None]) -> None:
         """Do one step; what goes wrong with a blob is told to the session, anything else is logged."""

@@ -99,6 +99,7 @@ class Loader:
             job.manifest,
             job.first_shard,
             job.stop_shard,
+            route=job.route,
             runtime=load_runtime(job.runtime),
             options=options,
             read_blob=lambda blob: self._store.read(blob.digest),

@@ -10,7 +10,7 @@ from edge.formats.preprocess import Labels, Preprocess
 from edge.formats.tensor import DTYPES, MAX_NAME_LENGTH, MAX_RANK, TensorSpec
 from edge.formats.version import check_version
 
-MANIFEST_FORMAT = "1.0"
+MANIFEST_FORMAT = "1.1"
 MANIFEST_MEDIA_TYPE = "application/vnd.shardwire.manifest.v1+json"
 MAX_MANIFEST_BYTES = 64 * 1024 * 1024
 MAX_BLOB_BYTES = 8 << 30
@@ -109,12 +109,15 @@ class BoundaryTensor(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         spec: dtype and shape; None where the dimension depends on the input.
         size_bytes: as seen with the first golden input.
+        deflated_bytes: the same value after zlib level 1; 0 where that was not measured, as inside a
+            shard and before version 1.1.
         as_input: fragment that declares it as a graph input.
         as_output: fragment that declares it as a graph output.
     """
 
     spec: TensorSpec
     size_bytes: int
+    deflated_bytes: int = 0
     as_input: bytes
     as_output: bytes
 
@@ -128,10 +131,12 @@ class Layer(msgspec.Struct, frozen=True, kw_only=True):
         macs: multiply-accumulate operations of one request, first golden input.
         weight_bytes: constants it reads, materialised.
         peak_activation_bytes: largest sum of live activations inside it.
+        nodes: names of its nodes, in order; empty before version 1.1.
     """
 
     name: str
     operators: tuple[str, ...]
+    nodes: tuple[str, ...] = ()
     macs: int
     weight_bytes: int
     peak_activation_bytes: int
@@ -321,8 +326,13 @@ def _check_cuts(manifest: Manifest, where: str) -> None:
     for index, cut in enumerate(manifest.cuts):
         if unknown := [name for name in cut if name not in described]:
             raise BundleError(f"{where}: cuts[{index}] names {unknown[0]!r}, which tensors does not describe")
+    for layer in manifest.layers:
+        if long := [name for name in layer.nodes if len(name) > MAX_NAME_LENGTH]:
+            raise BundleError(f"{where}: layer {layer.name[:80]!r}: a node's name has {len(long[0])} characters")
     for tensor in manifest.tensors:
         spec = tensor.spec
+        if not 0 <= tensor.deflated_bytes <= MAX_BLOB_BYTES:
+            raise BundleError(f"{where}: tensor {spec.name[:80]!r} deflates to {tensor.deflated_bytes} bytes")
         if spec.dtype not in DTYPES or len(spec.shape) > MAX_RANK or len(spec.name) > MAX_NAME_LENGTH:
             raise BundleError(f"{where}: tensor {spec.name[:80]!r}: {spec.dtype} of rank {len(spec.shape)}")
     if {spec.name for spec in manifest.inputs} != set(manifest.cuts[0]):

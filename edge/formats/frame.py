@@ -6,7 +6,10 @@ Layout (all integers little-endian)::
     4   4  u32 header length H
     8   H  header, msgpack map
     .. pad with zeros to a multiple of 64
-    then every tensor of the header in order, raw, C order, each padded to a multiple of 64
+    .. body
+
+The body is every tensor of the header in order, raw, C order, each padded to a multiple of 64; with the codec
+`deflate` it is one zlib stream of that. A body that would not shrink travels raw.
 """
 
 import struct
@@ -18,10 +21,11 @@ import msgspec
 import numpy as np
 
 from edge.errors import CorruptFrame, FormatError
+from edge.formats.plan import Codec
 from edge.formats.tensor import DTYPES, Array, TensorSpec, size_bytes, spec_of
 from edge.formats.version import check_version
 
-FRAME_FORMAT = "1.0"
+FRAME_FORMAT = "1.1"
 ALIGNMENT_BYTES = 64
 MAX_HEADER_BYTES = 256 * 1024
 MAX_TENSORS = 256
@@ -30,6 +34,7 @@ MAX_FRAME_BYTES = 1 << 30
 
 _MAGIC = b"SWF1"
 _PREFIX = struct.Struct("<4sI")
+_DEFLATE_LEVEL = 1
 
 
 class Hop(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,7 +89,7 @@ class FrameHeader(msgspec.Struct, frozen=True, kw_only=True):
         stage: index of the stage that shall run the tensors.
         part, parts: which of how many frames a join waits for.
         tensors: specs of the raw tensors that follow.
-        codec: `raw`; later codecs are names here.
+        codec: how the body travels; to `encode_frame`, how it may.
         crc32: of all bytes after the padded header.
         trace: one entry a stage passed.
         observer: topic that also gets each stage's `taken`, so that one clock sees every hop; empty for none.
@@ -104,7 +109,7 @@ class FrameHeader(msgspec.Struct, frozen=True, kw_only=True):
     part: int = 0
     parts: int = 1
     tensors: tuple[TensorSpec, ...] = ()
-    codec: Literal["raw"] = "raw"
+    codec: Codec = "raw"
     crc32: int = 0
     trace: tuple[Hop, ...] = ()
     observer: str = ""
@@ -112,7 +117,7 @@ class FrameHeader(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Frame(msgspec.Struct, frozen=True, kw_only=True):
-    """A decoded frame; `tensors` are read-only views into the received bytes."""
+    """A decoded frame; `tensors` are read-only views, of a raw frame into the received bytes."""
 
     header: FrameHeader
     tensors: dict[str, Array]
@@ -127,7 +132,7 @@ def _padded(size: int) -> int:
 
 
 def encode_frame(header: FrameHeader, tensors: Mapping[str, Array]) -> bytes:
-    """Encode `tensors` behind `header`; its `tensors` and `crc32` are filled in here.
+    """Encode `tensors` behind `header`; its `tensors`, `codec` and `crc32` are filled in here.
 
     Raises:
         FormatError: a dtype that cannot travel, or more than `MAX_TENSORS` tensors.
@@ -136,16 +141,27 @@ def encode_frame(header: FrameHeader, tensors: Mapping[str, Array]) -> bytes:
         raise FormatError(f"{len(tensors)} tensors in a frame; at most {MAX_TENSORS} are allowed")
     specs = tuple(spec_of(name, array) for name, array in tensors.items())
     body: list[memoryview | bytes] = []
-    checksum = 0
     for spec, array in zip(specs, tensors.values(), strict=True):
         # A view of the raw bytes: the one copy of a tensor is made when all are joined.
         raw = np.ascontiguousarray(array, dtype=DTYPES[spec.dtype]).reshape(-1).view(np.uint8).data
-        for piece in (raw, bytes(_padded(raw.nbytes) - raw.nbytes)):
-            checksum = zlib.crc32(piece, checksum)
-            body.append(piece)
-    head = _encoder.encode(msgspec.structs.replace(header, tensors=specs, crc32=checksum))
+        body += (raw, bytes(_padded(raw.nbytes) - raw.nbytes))
+    codec: Codec = "raw"
+    if header.codec == "deflate" and (packed := _deflate(body)) is not None:
+        codec, body = "deflate", packed
+    checksum = 0
+    for piece in body:
+        checksum = zlib.crc32(piece, checksum)
+    head = _encoder.encode(msgspec.structs.replace(header, tensors=specs, codec=codec, crc32=checksum))
     prefix = _PREFIX.pack(_MAGIC, len(head)) + head
     return b"".join((prefix, bytes(_padded(len(prefix)) - len(prefix)), *body))
+
+
+def _deflate(body: list[memoryview | bytes]) -> list[memoryview | bytes] | None:
+    """Return a body as one zlib stream, None where that is no smaller."""
+    compress = zlib.compressobj(_DEFLATE_LEVEL)
+    packed: list[memoryview | bytes] = [compress.compress(piece) for piece in body]
+    packed.append(compress.flush())
+    return packed if sum(map(len, packed)) < sum(map(len, body)) else None
 
 
 def decode_header(data: bytes | memoryview) -> tuple[FrameHeader, int]:
@@ -171,28 +187,55 @@ def decode_header(data: bytes | memoryview) -> tuple[FrameHeader, int]:
     return header, _padded(_PREFIX.size + length)
 
 
-def decode_frame(data: bytes | memoryview) -> Frame:
-    """Decode a frame; its tensors are views into `data`, read-only.
+def decode_frame(data: bytes | memoryview, *, limit_bytes: int = MAX_FRAME_BYTES) -> Frame:
+    """Decode a frame; its tensors are read-only, of a raw frame views into `data`.
+
+    Args:
+        data: the frame.
+        limit_bytes: most that its tensors may take, padded.
 
     Raises:
-        FormatError: not a frame, or lengths that do not add up.
+        FormatError: not a frame, lengths that do not add up, or too large.
         CorruptFrame: the checksum is wrong.
     """
     header, offset = decode_header(data)
-    view = memoryview(data).toreadonly()
+    view = memoryview(data).toreadonly()[offset:]
+    sizes = [size_bytes(spec) for spec in header.tensors]
+    total = sum(map(_padded, sizes))
+    if total > limit_bytes:
+        raise FormatError(f"frame: tensors of {total} bytes are more than {limit_bytes}")
+    if header.codec == "raw" and total != len(view):
+        raise FormatError(f"frame: {len(view)} bytes after the header, its tensors take {total}")
+    if zlib.crc32(view) != header.crc32:
+        raise CorruptFrame(f"frame of request {header.request_id[:64]!r}: checksum is wrong")
+    body = view if header.codec == "raw" else _inflate(view, total)
     tensors: dict[str, Array] = {}
-    start = offset
-    for spec in header.tensors:
-        size = size_bytes(spec)
-        if start + size > len(view):
-            raise FormatError(f"frame: tensor {spec.name[:80]!r} of {size} bytes runs past the end")
+    start = 0
+    for spec, size in zip(header.tensors, sizes, strict=True):
         if spec.name in tensors:
             raise FormatError(f"frame: tensor {spec.name[:80]!r} comes twice")
-        raw = np.frombuffer(view[start : start + size], dtype=DTYPES[spec.dtype])
+        raw = np.frombuffer(body[start : start + size], dtype=DTYPES[spec.dtype])
         tensors[spec.name] = raw.reshape([dim for dim in spec.shape if dim is not None])
         start += _padded(size)
-    if start != len(view):
-        raise FormatError(f"frame: {len(view)} bytes, its tensors end at {start}")
-    if zlib.crc32(view[offset:]) != header.crc32:
-        raise CorruptFrame(f"frame of request {header.request_id[:64]!r}: checksum is wrong")
     return Frame(header=header, tensors=tensors)
+
+
+def _inflate(packed: memoryview, total: int) -> memoryview:
+    """Return the `total` bytes of a body that came as a zlib stream, aligned in memory.
+
+    Raises:
+        FormatError: it is no zlib stream of exactly so many bytes.
+    """
+    stream = zlib.decompressobj()
+    try:
+        raw = stream.decompress(packed, max(1, total))
+        # What may be left is the end mark and the checksum of the stream, and makes not one byte more.
+        surplus = stream.decompress(stream.unconsumed_tail, 1)
+    except zlib.error as error:
+        raise FormatError(f"frame: {error}") from error
+    if len(raw) != total or surplus or not stream.eof or stream.unused_data:
+        raise FormatError(f"frame: its zlib stream is not one of {total} bytes")
+    room = np.empty(total + ALIGNMENT_BYTES, np.uint8)
+    body = room.data[-room.ctypes.data % ALIGNMENT_BYTES :][:total]
+    body[:] = raw
+    return body.toreadonly()

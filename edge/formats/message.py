@@ -6,9 +6,11 @@ import msgspec
 
 from edge.errors import FormatError
 from edge.formats.bundle import Blob
+from edge.formats.plan import Codec, Constraints, Objective
+from edge.formats.speed import MAX_KINDS, MAX_MODELS, MAX_SHARDS, LinkSpeed, ModelSpeed, OperatorSpeed, StageLoad
 from edge.formats.version import check_version
 
-MESSAGE_FORMAT = "1.0"
+MESSAGE_FORMAT = "1.1"
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 BLOCK_BYTES = 128 * 1024
 MAX_BLOCK_MESSAGE_BYTES = BLOCK_BYTES + 1024
@@ -96,6 +98,7 @@ class Heartbeat(_Message, kw_only=True, frozen=True, tag="heartbeat"):
         frames_done: since the process started.
         oldest_queued_seconds: age of the oldest frame that waits, 0 when none does.
         data_up: whether the data connection stands.
+        stages: what its stages measured.
     """
 
     node: str
@@ -103,6 +106,44 @@ class Heartbeat(_Message, kw_only=True, frozen=True, tag="heartbeat"):
     frames_done: int
     oldest_queued_seconds: float
     data_up: bool
+    stages: tuple[StageLoad, ...] = ()
+
+
+class Speed(_Message, kw_only=True, frozen=True, tag="speed"):
+    """What a device measured of itself; retained, and kept on its disk.
+
+    Attributes:
+        operators: fitted to microbenchmarks; empty when none ran.
+        message_seconds: processor time to receive or send one frame; negative when not measured.
+        message_seconds_per_byte: the same for each byte; negative when not measured.
+        link: to the broker; None when not measured.
+        models: newest first, at most `MAX_MODELS`.
+    """
+
+    node: str
+    profile: str
+    operators: tuple[OperatorSpeed, ...] = ()
+    message_seconds: float = -1.0
+    message_seconds_per_byte: float = -1.0
+    link: LinkSpeed | None = None
+    models: tuple[ModelSpeed, ...] = ()
+
+
+def check_speed(speed: Speed) -> Speed:
+    """Return `speed` when its lists are not too long.
+
+    Raises:
+        FormatError: one is; the text says which.
+    """
+    shards = max((len(model.shard_seconds) for model in speed.models), default=0)
+    for what, found, most in (
+        ("models", len(speed.models), MAX_MODELS),
+        ("kinds of operators", len(speed.operators), MAX_KINDS),
+        ("shards", shards, MAX_SHARDS),
+    ):
+        if found > most:
+            raise FormatError(f"speed of {speed.node[:64]!r}: {found} {what} are more than {most}")
+    return speed
 
 
 class Hello(_Message, kw_only=True, frozen=True, tag="hello"):
@@ -127,6 +168,41 @@ class Abandon(_Message, kw_only=True, frozen=True, tag="abandon"):
     reason: str
 
 
+class BenchRequest(_Message, kw_only=True, frozen=True, tag="bench"):
+    """Command to a device: measure yourself; `Speed` is published anew, and `Benched` follows.
+
+    Attributes:
+        request_id: repeated until `Benched` comes.
+        manifest: blob of the manifest whose shards are timed.
+        fits: whether operator speeds are fitted to them (a bundle of microbenchmarks).
+        holders: nodes that hold its blobs now.
+        mode: how the shards are run.
+        most_seconds: how long the timing of shards may take.
+        reply_to: topic for `Benched`.
+    """
+
+    request_id: str
+    manifest: Blob
+    fits: bool = False
+    holders: tuple[str, ...]
+    mode: Literal["default", "exact"] = "default"
+    most_seconds: float = 30.0
+    reply_to: str
+
+
+class Benched(_Message, kw_only=True, frozen=True, tag="benched"):
+    """Event: a `BenchRequest` is done, or not.
+
+    Attributes:
+        reason: one line when it failed.
+    """
+
+    request_id: str
+    ok: bool
+    reason: str = ""
+    seconds: float = 0.0
+
+
 class DeployRequest(_Message, kw_only=True, frozen=True, tag="deploy"):
     """Command to a coordinator: put a bundle to work under a name.
 
@@ -134,9 +210,9 @@ class DeployRequest(_Message, kw_only=True, frozen=True, tag="deploy"):
         request_id: repeated until its `CommandOutcome` comes.
         manifest: blob of the Shardwire manifest.
         holders: nodes that hold its blobs now.
-        devices: names to use; empty for every device that is online.
-        use_all: give each of them a stage, even where fewer would be faster.
+        constraints: what the plan must keep to.
         window: requests in flight in the whole pipeline.
+        codec: how tensors travel between stages; `auto` for what gives the better plan.
         reply_to: topic for the outcome.
     """
 
@@ -144,11 +220,11 @@ class DeployRequest(_Message, kw_only=True, frozen=True, tag="deploy"):
     name: str
     manifest: Blob
     holders: tuple[str, ...]
-    devices: tuple[str, ...] = ()
-    use_all: bool = False
-    objective: Literal["throughput", "latency"] = "throughput"
+    constraints: Constraints = Constraints()
+    objective: Objective = "throughput"
     mode: Literal["default", "exact"] = "default"
     window: int = 8
+    codec: Codec | Literal["auto"] = "raw"
     reply_to: str
 
 
@@ -260,10 +336,10 @@ class Done(_Message, kw_only=True, frozen=True, tag="done"):
     attempt: int
 
 
-Command = Abandon | DeployRequest | UndeployRequest | CancelRequest
-Event = Progress | Ready | Failed | Dropped | CommandOutcome
+Command = Abandon | BenchRequest | DeployRequest | UndeployRequest | CancelRequest
+Event = Progress | Ready | Failed | Dropped | Benched | CommandOutcome
 Ack = Taken | Done
-Message = State | About | Heartbeat | Hello | Lease | Command | Event | FetchRequest | Block | Ack
+Message = State | About | Speed | Heartbeat | Hello | Lease | Command | Event | FetchRequest | Block | Ack
 
 _T = TypeVar("_T")
 _encoder = msgspec.msgpack.Encoder()

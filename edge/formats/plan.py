@@ -1,6 +1,7 @@
 """Plans, deployments and the order of epochs."""
 
 import re
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -10,9 +11,16 @@ from edge.formats.bundle import Blob
 from edge.formats.topics import check_name
 from edge.formats.version import check_version
 
-PLAN_FORMAT = "1.0"
+PLAN_FORMAT = "1.1"
 MAX_DEPLOYMENT_BYTES = 4 * 1024 * 1024
 MAX_STAGES = 256
+MAX_REPLICAS = 4096
+MAX_CONSTRAINTS = 4096
+MAX_WINDOW = 4096
+
+Objective = Literal["throughput", "latency", "energy", "memory"]
+Source = Literal["measured", "fitted", "profile"]
+Codec = Literal["raw", "deflate"]
 
 _EPOCH = re.compile(r"(\d{1,10})-([0-9a-f]{1,16})-(\d{1,10})")
 
@@ -43,38 +51,112 @@ def parse_epoch(name: str) -> Epoch:
 class Stage(msgspec.Struct, frozen=True, kw_only=True):
     """Consecutive shards `[first_shard, stop_shard)` that one device runs as one session.
 
+    A device has one place in a plan, or two: of two stages that are each alone in their step, with stages side by side
+    somewhere between them, and of which it is the only device.
+
     Attributes:
+        replicas: further devices that run the same stage; each request goes to one of `device` and these.
         standbys: devices that hold the same stage, loaded and idle.
-        predicted_seconds: compute time of one request.
+        beside: runs side by side with the stage before it: both belong to one *step*, and the next step joins them.
+        predicted_seconds: processor time of one request on one of its devices, messages included.
+        source: where that time comes from.
         memory_bytes: weights, peak activation, queue buffers and runtime overhead.
-        received_bytes, sent_bytes: tensors of one request across the two boundaries.
+        received_bytes, sent_bytes: tensors of one request across its borders.
     """
 
     index: int
     device: str
     first_shard: int
     stop_shard: int
+    replicas: tuple[str, ...] = ()
     standbys: tuple[str, ...] = ()
+    beside: bool = False
     predicted_seconds: float = 0.0
+    source: Source = "profile"
     memory_bytes: int = 0
     received_bytes: int = 0
     sent_bytes: int = 0
+
+    @property
+    def runners(self) -> tuple[str, ...]:
+        """The devices that take turns with this stage."""
+        return (self.device, *self.replicas)
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """All devices that hold this stage, standbys last."""
+        return (*self.runners, *self.standbys)
+
+
+class LeftOut(msgspec.Struct, frozen=True, kw_only=True):
+    """A device that could take part and does not, and why, for a person."""
+
+    device: str
+    reason: str
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Stages to devices, with what the planner expects of them.
 
     Attributes:
-        bottleneck_seconds: largest stage or link time; its inverse is the predicted throughput.
-        latency_seconds: sum of stage and link times of one request.
+        bottleneck_seconds: time between two results at full load, the largest of all loads; its inverse is the
+            predicted throughput.
+        latency_seconds: time of one request alone.
+        energy_joules: of one request, all devices.
         binds: what the bottleneck is, for a person (`compute of pi-1`).
+        network_bytes: tensors of one request that the broker takes in.
+        gap: how much worse than the best plan this may be at most, as a part of it; 0 when it is proven best.
+        left_out: devices that were not used.
     """
 
-    objective: Literal["throughput", "latency"]
+    objective: Objective
     stages: tuple[Stage, ...]
     bottleneck_seconds: float
     latency_seconds: float
+    energy_joules: float = 0.0
     binds: str
+    network_bytes: int = 0
+    gap: float = 0.0
+    left_out: tuple[LeftOut, ...] = ()
+
+    def steps(self) -> tuple[tuple[Stage, ...], ...]:
+        """Return the stages in the groups that run side by side, in order."""
+        steps: list[list[Stage]] = []
+        for stage in self.stages:
+            if stage.beside and steps:
+                steps[-1].append(stage)
+            else:
+                steps.append([stage])
+        return tuple(map(tuple, steps))
+
+
+class Pin(msgspec.Struct, frozen=True, kw_only=True):
+    """The stage that holds a layer runs on this device, and on no other."""
+
+    layer: int
+    device: str
+
+
+class Constraints(msgspec.Struct, frozen=True, kw_only=True):
+    """What a plan must keep to.
+
+    Attributes:
+        devices: that may take part; empty for all.
+        without: devices that may not.
+        pins: layers that stay on a device.
+        forbidden: layers that do not run on a device.
+        use_all: give every device a stage, even where fewer would be faster.
+        most_replicas: devices that may run one stage at most.
+        side_by_side: whether branches may run on several devices at once.
+    """
+
+    devices: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+    pins: tuple[Pin, ...] = ()
+    forbidden: tuple[Pin, ...] = ()
+    use_all: bool = False
+    most_replicas: int = 4
+    side_by_side: bool = True
 
 
 class Deployment(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,6 +169,8 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
         holders: nodes to ask for blobs, one after another.
         mode: `exact` runs shards unoptimised and bit-equal; `default` lets the device pick its layout.
         window: requests that stage 0 lets into the whole pipeline.
+        codec: how tensors travel between stages.
+        constraints: what the plan keeps to, and what the next one must.
     """
 
     format: str = PLAN_FORMAT
@@ -97,6 +181,8 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     holders: tuple[str, ...] = ()
     mode: Literal["default", "exact"] = "default"
     window: int = 8
+    codec: Codec = "raw"
+    constraints: Constraints = Constraints()
 
     @property
     def removed(self) -> bool:
@@ -117,7 +203,8 @@ def decode_deployment(data: bytes) -> Deployment:
     """Decode and check a retained deployment value.
 
     Raises:
-        FormatError: malformed, out of bounds, or stages that are not consecutive.
+        FormatError: malformed, out of bounds, stages that are not consecutive, or a device in places that it cannot
+            have together.
         UnsupportedVersion: another major version.
     """
     if len(data) > MAX_DEPLOYMENT_BYTES:
@@ -131,16 +218,71 @@ def decode_deployment(data: bytes) -> Deployment:
     check_name(deployment.name, what="deployment name")
     for holder in deployment.holders:
         check_name(holder, what="holder")
-    if deployment.plan is None:
-        return deployment
-    stages = deployment.plan.stages
-    if not 1 <= len(stages) <= MAX_STAGES or deployment.window < 1:
-        raise FormatError(f"deployment {deployment.name!r}: {len(stages)} stages, window {deployment.window}")
+    where = f"deployment {deployment.name!r}"
+    if not 1 <= deployment.window <= MAX_WINDOW:
+        raise FormatError(f"{where}: window {deployment.window} is not within 1 and {MAX_WINDOW}")
+    check_constraints(deployment.constraints, where)
+    if deployment.plan is not None:
+        _check_plan(deployment.plan, where)
+    return deployment
+
+
+def check_constraints(constraints: Constraints, where: str) -> None:
+    """Check what came from outside.
+
+    Args:
+        constraints: of a deployment, or of the request for one.
+        where: said first in what is wrong.
+
+    Raises:
+        FormatError: a name that is none, or out of bounds.
+    """
+    pins = (*constraints.pins, *constraints.forbidden)
+    names = (*constraints.devices, *constraints.without, *(pin.device for pin in pins))
+    if len(names) > MAX_CONSTRAINTS:
+        raise FormatError(f"{where}: {len(names)} constraints; at most {MAX_CONSTRAINTS} are allowed")
+    for name in names:
+        check_name(name, what="device")
+    if wrong := [pin.layer for pin in pins if pin.layer < 0]:
+        raise FormatError(f"{where}: constraints name layer {wrong[0]}")
+    if not 1 <= constraints.most_replicas <= MAX_REPLICAS:
+        raise FormatError(f"{where}: most_replicas {constraints.most_replicas} is not within 1 and {MAX_REPLICAS}")
+
+
+def _check_plan(plan: Plan, where: str) -> None:
+    stages = plan.stages
+    if not 1 <= len(stages) <= MAX_STAGES:
+        raise FormatError(f"{where}: {len(stages)} stages; 1 to {MAX_STAGES} are allowed")
     expected = 0
     for index, stage in enumerate(stages):
         if stage.index != index or stage.first_shard != expected or stage.stop_shard <= stage.first_shard:
-            raise FormatError(f"deployment {deployment.name!r}: stage {index} does not continue shard {expected}")
-        for device in (stage.device, *stage.standbys):
-            check_name(device, what="device")
+            raise FormatError(f"{where}: stage {index} does not continue shard {expected}")
         expected = stage.stop_shard
-    return deployment
+    if stages[0].beside or stages[-1].beside:
+        raise FormatError(f"{where}: the first and the last step must have one stage each")
+    devices = [device for stage in stages for device in stage.devices]
+    if len(devices) - len(stages) > MAX_REPLICAS:
+        raise FormatError(f"{where}: {len(devices) - len(stages)} replicas; at most {MAX_REPLICAS} are allowed")
+    steps = plan.steps()
+    places: dict[str, list[int]] = {}
+    for place, step in enumerate(steps):
+        for device in (device for stage in step for device in stage.devices):
+            check_name(device, what="device")
+            places.setdefault(device, []).append(place)
+    for device, taken in places.items():
+        if len(taken) > 1 and not _returns(device, taken, steps):
+            raise FormatError(f"{where}: {device} has two places in its plan")
+    for left_out in plan.left_out:
+        check_name(left_out.device, what="device")
+
+
+def _returns(device: str, places: Sequence[int], steps: Sequence[Sequence[Stage]]) -> bool:
+    """Whether a device has exactly two stages, alone in their steps and with it, and others side by side between them.
+
+    It would idle while they work. Next to each other, or around one stage alone, they gain nothing as two stages.
+    """
+    if len(places) != 2:
+        return False
+    first, second = places
+    alone = all([stage.devices for stage in steps[place]] == [(device,)] for place in places)
+    return alone and any(len(step) > 1 for step in steps[first + 1 : second])

@@ -16,8 +16,8 @@ from edge.errors import ProfileError, UnsupportedVersion
 from edge.formats import faults
 from edge.formats.version import check_version
 
-FORMAT = "1.0"
-"""Version of the profile format that this release reads and writes."""
+FORMAT = "1.1"
+"""Version of the profile format that this release reads and writes; 1.0 had no `power`."""
 
 MAX_PROFILE_BYTES = 64 * 1024
 SHARD_FRACTION = 8
@@ -51,6 +51,7 @@ _Count = Annotated[int, msgspec.Meta(ge=1, le=1024)]
 _Bytes = Annotated[int, msgspec.Meta(ge=1, le=1 << 50)]
 _Rate = Annotated[float, msgspec.Meta(ge=1, le=1e18)]
 _Seconds = Annotated[float, msgspec.Meta(ge=0, le=60)]
+_Watts = Annotated[float, msgspec.Meta(ge=0.001, le=100_000)]
 _Dtype = Literal["float32", "int8", "float16"]
 
 
@@ -149,6 +150,13 @@ class Link(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     latency_seconds: _Seconds
 
 
+class Power(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the whole device draws: switched on with nothing to do, and while all its cores run a network."""
+
+    idle_watts: _Watts
+    busy_watts: _Watts
+
+
 class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where one figure comes from.
 
@@ -183,6 +191,7 @@ class DeviceProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         link: the link to the broker.
         sources: where each figure comes from.
         max_shard_bytes: largest shard; None stands for a fixed part of the usable memory.
+        power: what it draws; None when that is not known.
     """
 
     format: str
@@ -203,6 +212,7 @@ class DeviceProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     link: Link
     sources: tuple[Source, ...]
     max_shard_bytes: _Bytes | None = None
+    power: Power | None = None
 
     @property
     def shard_limit_bytes(self) -> int:
@@ -347,6 +357,8 @@ def _contradictions(profile: DeviceProfile) -> Iterator[str]:
         yield f"usable_memory_bytes: expected at least {SHARD_FRACTION}, got {profile.usable_memory_bytes}"
     if "float16" in profile.preferred_dtypes and profile.macs_per_second.float16 is None:
         yield "preferred_dtypes: 'float16' needs macs_per_second.float16"
+    if profile.power is not None and profile.power.busy_watts < profile.power.idle_watts:
+        yield f"power.busy_watts: expected at least power.idle_watts, got {profile.power.busy_watts:g}"
     yield from _runtime_contradictions(profile)
     system = profile.system
     needs = f"Python {system.min_python} and glibc {system.min_glibc}"

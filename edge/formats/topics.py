@@ -45,6 +45,14 @@ class Topics:
         """Retained description of a device."""
         return self._join("device", node, "about")
 
+    def speed(self, node: str) -> str:
+        """Retained: what a device measured of itself."""
+        return self._join("device", node, "speed")
+
+    def echo(self, node: str) -> str:
+        """Frames that a device sends to itself to time the way."""
+        return self._join("device", node, "echo")
+
     def heartbeat(self, node: str) -> str:
         """Every second, made by the compute loop."""
         return self._join("device", node, "heartbeat")

@@ -56,6 +56,11 @@ class Catalogue:
         """Return the newest serving plan or tombstone of a deployment, None when none was seen."""
         return self._serving.get(name)
 
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """Names of the deployments whose route is kept up to date."""
+        return tuple(sorted(self._wanted))
+
     def want(self, name: str, now: float) -> list[CatalogueAction]:
         """Keep the route of a deployment up to date from now on."""
         self._wanted.add(name)
@@ -100,7 +105,7 @@ class Catalogue:
             return []
         self._downloads[blob.digest] = _Download(blob=blob, data=bytearray(blob.size_bytes), names={deployment.name})
         # Whoever runs a stage has read the manifest, so the devices hold it too.
-        holders = (*(stage.device for stage in deployment.plan.stages), *deployment.holders)
+        holders = (*(name for stage in deployment.plan.stages for name in stage.devices), *deployment.holders)
         return self._follow(self._fetcher.want(blob, holders, all_blocks(blob), now), now)
 
     def _follow(self, actions: Iterable[FetchAction], now: float) -> list[CatalogueAction]:

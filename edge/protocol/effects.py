@@ -5,9 +5,10 @@ from typing import Literal, NamedTuple
 
 from edge.formats.bundle import Blob, Manifest
 from edge.formats.frame import Frame
-from edge.formats.message import FetchRequest
-from edge.formats.plan import Deployment
+from edge.formats.message import FetchRequest, Speed
+from edge.formats.plan import Codec, Deployment
 from edge.protocol.fetch import KeepBlock
+from edge.routes import Hand, Route
 from edge.transport import Channel, Publication, TransportEvent
 
 
@@ -124,13 +125,32 @@ class FrameDone:
     """A frame was run, or given up; what follows from it is published.
 
     Attributes:
+        queued_seconds: from its complete arrival to the start of the run.
         ended: the request left the pipeline here: by its result, an error, or because its time is up.
     """
 
     key: StageKey
     request_id: str
     run_seconds: float
+    queued_seconds: float = 0.0
     ended: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BenchEnded:
+    """A bench is over.
+
+    Attributes:
+        job: which one.
+        seconds: how long it took.
+        found: what was measured; its name and profile are filled in by the session. None when nothing was.
+        reason: one line when it failed.
+    """
+
+    job: "RunBench"
+    seconds: float
+    found: Speed | None
+    reason: str = ""
 
 
 AgentEvent = (
@@ -147,6 +167,7 @@ AgentEvent = (
     | StageLoaded
     | StageRefused
     | FrameDone
+    | BenchEnded
 )
 
 
@@ -199,6 +220,7 @@ class LoadStage:
     """Verify the blobs of a stage and load it beside what runs; `StageLoaded` or `StageRefused` follows.
 
     Attributes:
+        route: which tensors it takes and gives.
         runtime: name of the runtime to load it with.
     """
 
@@ -206,6 +228,7 @@ class LoadStage:
     manifest: Manifest
     first_shard: int
     stop_shard: int
+    route: Route
     mode: Literal["default", "exact"]
     runtime: str
 
@@ -218,22 +241,79 @@ class CloseStage:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Onward:
+    """A frame that follows a run.
+
+    Attributes:
+        hand: for which stage, with which tensors.
+        runners: devices of that stage, of which one gets it.
+    """
+
+    hand: Hand
+    runners: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RunFrame:
     """Run a frame and publish what follows, see `edge.protocol.relay`; `FrameDone` follows.
 
     Attributes:
+        frame: what arrived; of a join, all parts in one.
         arrived: monotonic seconds when its last packet came.
-        received_bytes: size of the frame.
-        next_device: who runs the next stage; empty when this is the last.
-        admitting_device: who let the request into the pipeline, and wants to know when it leaves.
+        received_bytes: size of the frame, or of all parts.
+        onward: frames for the next step; empty when this is the last stage.
+        admitting: who may have let the request into the pipeline, and wants to know when it leaves.
+        codec: how tensors travel.
     """
 
     key: StageKey
     frame: Frame
     arrived: float
     received_bytes: int
-    next_device: str
-    admitting_device: str
+    onward: tuple[Onward, ...] = ()
+    admitting: tuple[str, ...] = ()
+    codec: Codec = "raw"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunBench:
+    """Time shards, and what messages cost, beside what is served; `BenchEnded` follows.
+
+    Attributes:
+        request_id: of the `BenchRequest`; empty after a stage was loaded, when only its shards are timed, and given
+            up once frames come.
+        digest: of the manifest.
+        mode: how the shards are run.
+        runtime: name of the runtime to run them with.
+        memory_bytes: what a session may take.
+        most_seconds: how long the timing of shards may take.
+        fits: whether operator speeds are fitted to them.
+    """
+
+    request_id: str
+    digest: str
+    manifest: Manifest
+    first_shard: int
+    stop_shard: int
+    mode: Literal["default", "exact"]
+    runtime: str
+    memory_bytes: int
+    most_seconds: float
+    fits: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Echoed:
+    """Tell the bench that a frame which it sent to this device came back whole."""
+
+    request_id: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SaveSpeed:
+    """Remember on disk what was measured."""
+
+    speed: Speed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -263,6 +343,9 @@ Effect = (
     | LoadStage
     | CloseStage
     | RunFrame
+    | RunBench
+    | Echoed
+    | SaveSpeed
     | Log
     | Stop
 )

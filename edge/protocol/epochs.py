@@ -1,9 +1,9 @@
 """The epochs of the deployments that a device takes part in: prepare, serve, drain, drop. Part of the session."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from edge.errors import BundleError, StageError
+from edge.errors import BundleError, FormatError, StageError
 from edge.formats.bundle import Blob, Manifest
 from edge.formats.message import Dropped, Event, Failed
 from edge.formats.plan import Deployment, Epoch, parse_epoch
@@ -19,7 +19,8 @@ from edge.protocol.effects import (
     StageLoaded,
 )
 from edge.protocol.local_epoch import PROGRESS_SECONDS, LocalEpoch, Phase
-from edge.protocol.needs import Capacity, check_memory, choose_runtime, frame_limit_bytes
+from edge.protocol.needs import Capacity, check_memory, choose_runtime
+from edge.routes import routes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,6 +56,7 @@ class Epochs:
         self._served: dict[str, frozenset[str]] = {}
         self.free_memory_bytes = capacity.memory_bytes
         self.can_serve = False
+        self.also_keeps: Callable[[], frozenset[str]] = frozenset
 
     # ---------------------------------------------------------------------------------------------------- looking
     def current(self, name: str) -> Deployment | None:
@@ -72,13 +74,7 @@ class Epochs:
 
     def frame_limit_bytes(self) -> int:
         """Return the size of the largest frame that some stage here takes."""
-        limits = [
-            frame_limit_bytes(local.manifest, stage.first_shard)
-            for local in self._local.values()
-            if local.manifest is not None
-            for stage in local.stages
-        ]
-        return max(limits, default=0)
+        return max((local.frame_limit_bytes for local in self._local.values()), default=0)
 
     def wanted(self) -> frozenset[str]:
         """Return the digests of the blobs that some epoch waits for."""
@@ -173,10 +169,9 @@ class Epochs:
         for local in tuple(self._local.values()):
             if local.phase is not Phase.MANIFEST or local.manifest_digest != digest:
                 continue
-            if problem := self._problem(local, manifest):
+            if problem := self._take_manifest(local, manifest):
                 actions += self._fail(local, local.stages[0].index, type(problem).__name__, str(problem))
                 continue
-            local.manifest = manifest
             local.phase = Phase.FETCHING
             actions += self._wait_for(local, local.blobs() or (), now)
         return actions
@@ -191,16 +186,18 @@ class Epochs:
         local = self._local.get((loaded.key.deployment, loaded.key.epoch))
         if local is None:
             return [CloseStage(key=loaded.key)]
+        if local.phase is not Phase.LOADING or loaded.key.stage in local.loaded:
+            return []  # of a life of this epoch that was dropped and came back: it stands in for what this one loads
         local.loaded[loaded.key.stage] = loaded
-        if len(local.loaded) < len(local.stages):
-            return []
+        if local.to_load() is not None:
+            return self._load_next(local)
         local.phase = Phase.READY
         return self._ready_events(local)
 
     def stage_refused(self, key: StageKey, code: str, reason: str, now: float) -> list[EpochAction]:
         """A stage cannot be loaded: its epoch fails here."""
         local = self._local.get((key.deployment, key.epoch))
-        if local is None:
+        if local is None or local.phase is not Phase.LOADING or key.stage in local.loaded:
             return []
         if code == "DigestMismatch" and not local.mended:
             # A blob was damaged on the disk: it is fetched again, once.
@@ -234,7 +231,7 @@ class Epochs:
             return []
         if not self._takes_part(deployment):
             return []
-        stages = tuple(s for s in deployment.plan.stages if self._node in (s.device, *s.standbys))
+        stages = tuple(stage for stage in deployment.plan.stages if self._node in stage.devices)
         local = LocalEpoch(deployment=deployment, epoch=epoch, stages=stages, last_frame=now)
         self._local[deployment.name, deployment.epoch] = local
         self._settled.pop(deployment.name, None)
@@ -255,33 +252,42 @@ class Epochs:
             return [ReadManifest(blob=local.deployment.manifest)] if local.deployment.manifest else []
         try:
             check_memory(local.deployment.name, local.stages, self.budget_bytes())
-            runtime = choose_runtime(local.manifest, self._capacity.runtimes)
+            choose_runtime(local.manifest, self._capacity.runtimes)
         except StageError as error:
             return self._fail(local, local.stages[0].index, type(error).__name__, str(error)) + self._collect()
         local.phase = Phase.LOADING
         local.last_progress = now
+        return self._load_next(local)
+
+    def _load_next(self, local: LocalEpoch) -> list[EpochAction]:
+        stage = local.to_load()
+        if stage is None or local.manifest is None:
+            return []
         return [
             LoadStage(
                 key=local.key(stage),
                 manifest=local.manifest,
                 first_shard=stage.first_shard,
                 stop_shard=stage.stop_shard,
+                route=local.routes[stage.index],
                 mode=local.deployment.mode,
-                runtime=runtime,
+                runtime=choose_runtime(local.manifest, self._capacity.runtimes),
             )
-            for stage in local.stages
         ]
 
-    def _problem(self, local: LocalEpoch, manifest: Manifest) -> Exception | None:
+    def _take_manifest(self, local: LocalEpoch, manifest: Manifest) -> Exception | None:
+        """Work out what the stages here have to do; return why they cannot."""
         plan = local.deployment.plan
         shards = len(manifest.shards)
         if plan is None or plan.stages[-1].stop_shard != shards:
             return BundleError(f"plan of {local.deployment.name} does not end at the bundle's {shards} shards")
         try:
+            found = routes(manifest, plan)
             choose_runtime(manifest, self._capacity.runtimes)
             check_memory(local.deployment.name, local.stages, self.budget_bytes())
-        except StageError as error:
+        except (StageError, BundleError, FormatError) as error:
             return error
+        local.take_manifest(manifest, found)
         return None
 
     def _fail(self, local: LocalEpoch, stage: int, code: str, reason: str) -> list[EpochAction]:
@@ -302,9 +308,13 @@ class Epochs:
         del self._local[local.deployment.name, local.deployment.epoch]
         return [CloseStage(key=loaded.key) for loaded in local.loaded.values()]
 
+    def collect(self) -> list[EpochAction]:
+        """Drop the blobs that nothing needs."""
+        return self._collect()
+
     def _collect(self) -> list[EpochAction]:
         """Drop blobs that no live or served epoch and none before it needs; not while a manifest is unread."""
-        keep: set[str] = set()
+        keep = set(self.also_keeps())
         for name, deployment in self._serving.items():
             if not self._takes_part(deployment):
                 continue
@@ -344,7 +354,7 @@ class Epochs:
 
     def _takes_part(self, deployment: Deployment) -> bool:
         stages = deployment.plan.stages if deployment.plan is not None and not deployment.removed else ()
-        return any(self._node in (stage.device, *stage.standbys) for stage in stages)
+        return any(self._node in stage.devices for stage in stages)
 
     def _is_serving(self, local: LocalEpoch) -> bool:
         serving = self._serving.get(local.deployment.name)

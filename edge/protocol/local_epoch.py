@@ -7,7 +7,9 @@ from enum import Enum
 from edge.formats.bundle import Blob, Manifest
 from edge.formats.message import Progress, Ready
 from edge.formats.plan import Deployment, Epoch, Stage
-from edge.protocol.effects import StageKey, StageLoaded
+from edge.protocol.effects import Onward, StageKey, StageLoaded
+from edge.protocol.needs import frame_limit_bytes
+from edge.routes import Route
 
 DRAIN_IDLE_SECONDS = 5.0
 DRAIN_MOST_SECONDS = 60.0
@@ -28,7 +30,9 @@ class LocalEpoch:
     """One epoch of a deployment, as far as this device has a part in it.
 
     Attributes:
-        stages: those that name this device, as runner or standby.
+        stages: those that name this device, as runner or standby; two where stages side by side are between them.
+        routes: of every stage of the plan, by index; empty before the manifest is read.
+        frame_limit_bytes: size of the largest frame that one of its stages here takes.
         waiting: blobs that are not here yet.
         total_bytes: of all blobs that were missing at first.
         draining_since: when a newer epoch began to serve; None while it has not.
@@ -41,6 +45,8 @@ class LocalEpoch:
     stages: tuple[Stage, ...]
     phase: Phase = Phase.MANIFEST
     manifest: Manifest | None = None
+    routes: tuple[Route, ...] = ()
+    frame_limit_bytes: int = 0
     waiting: dict[str, Blob] = field(default_factory=dict)
     total_bytes: int = 0
     loaded: dict[int, StageLoaded] = field(default_factory=dict)
@@ -61,6 +67,28 @@ class LocalEpoch:
         for stage in self.stages:
             wanted |= {blob.digest: blob for blob in self.manifest.blobs(stage.first_shard, stage.stop_shard)}
         return tuple(wanted.values())
+
+    def onward(self, stage: int) -> tuple[Onward, ...]:
+        """Return the frames that follow a run of one of its stages."""
+        plan = self.deployment.plan
+        if plan is None or stage >= len(self.routes):
+            return ()
+        return tuple(Onward(hand=hand, runners=plan.stages[hand.stage].runners) for hand in self.routes[stage].hands)
+
+    def take_manifest(self, manifest: Manifest, found: tuple[Route, ...]) -> None:
+        """Note what its stages have to do.
+
+        Args:
+            manifest: of its bundle.
+            found: the routes of its plan.
+        """
+        self.manifest, self.routes = manifest, found
+        parts = [names for stage in self.stages for names in found[stage.index].arriving]
+        self.frame_limit_bytes = max((frame_limit_bytes(manifest, names) for names in parts), default=0)
+
+    def to_load(self) -> Stage | None:
+        """Return the next stage to load: one at a time, so that nothing is on its way when one is refused."""
+        return next((stage for stage in self.stages if stage.index not in self.loaded), None)
 
     def claimed(self) -> tuple[Stage, ...]:
         """Return the stages that take memory now."""

@@ -57,10 +57,10 @@ def choose_runtime(manifest: Manifest, offers: Iterable[RuntimeOffer]) -> str:
     raise UnsupportedOperator(f"{manifest.name} needs {needs}, this device has {has}")
 
 
-def frame_limit_bytes(manifest: Manifest, first_shard: int) -> int:
-    """Return a bound on the size of a frame for the stage that starts at shard `first_shard`."""
+def frame_limit_bytes(manifest: Manifest, names: Iterable[str]) -> int:
+    """Return a bound on the size of a frame with these tensors, in bytes."""
     total = MAX_HEADER_BYTES
-    for name in manifest.cut_before(first_shard):
+    for name in names:
         tensor = manifest.tensor(name)
         slack = _DYNAMIC_SLACK if any(dim is None for dim in tensor.spec.shape) else 1
         total += tensor.size_bytes * slack + ALIGNMENT_BYTES

@@ -1,5 +1,6 @@
 """How an agent is present in its fleet: birth, last will, description, rivals of its name. Part of the session."""
 
+import zlib
 from dataclasses import dataclass, field
 
 from edge.formats.message import (
@@ -17,6 +18,9 @@ from edge.protocol.effects import Effect, Stop
 from edge.transport import Channel, Publication, Received
 
 ANNOUNCE_SECONDS = 1.0
+ANSWER_SECONDS = 0.5
+"""Within this time a hello is answered, each node at a moment of its own: a large fleet must not answer all at once."""
+
 RIVAL_SECONDS = 30.0
 RIVAL_TIMES = 3
 
@@ -63,6 +67,8 @@ class Presence:
     online: bool = False
     due: bool = False
     _announced: float = float("-inf")
+    _answer_at: float | None = None
+    _answers: int = 0
     _rivals: list[float] = field(default_factory=list)
 
     @property
@@ -73,7 +79,7 @@ class Presence:
     def connected(self, connect: int, free_memory_bytes: int, now: float) -> list[Effect]:
         """Come online."""
         self.connect, self.online = connect, True
-        self._announced = float("-inf")
+        self._announced, self._answer_at = float("-inf"), None
         hello = control(self.topics.hello(), Hello(node=self.identity.name), qos=1)
         return [*self.announce(free_memory_bytes, now), hello]
 
@@ -100,6 +106,20 @@ class Presence:
             state_publication(self.topics, me, connect=self.connect, online=True, now=now),
             control(self.topics.about(me.name), about, qos=1, retain=True),
         ]
+
+    def asked(self, now: float) -> None:
+        """Note a hello: it is answered within `ANSWER_SECONDS`, together with those that come until then."""
+        if self._answer_at is None and self.online:
+            self._answers += 1
+            drawn = zlib.crc32(f"{self.identity.name} {self.identity.instance} {self._answers}".encode()) / 2**32
+            self._answer_at = max(now + ANSWER_SECONDS * drawn, self._announced + ANNOUNCE_SECONDS)
+
+    def must_answer(self, now: float) -> bool:
+        """Tell whether it is time to answer a hello; asked once, it is no longer."""
+        if self._answer_at is None or now < self._answer_at:
+            return False
+        self._answer_at = None
+        return self.online
 
     def own_state(self, event: Received, free_memory_bytes: int, now: float) -> list[Effect]:
         """Take what somebody published as this node's state.

@@ -1,17 +1,18 @@
-"""What a stage sends after a run: the frame for the next stage, a result, or an error; pure."""
+"""What a stage sends after a run: the frames for the next step, a result, or an error; no IO, no clock."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from edge.errors import RequestError
 from edge.formats.frame import FrameError, FrameHeader, Hop, encode_frame
-from edge.formats.message import Done, Session, encode_message
+from edge.formats.message import Done, Session, Taken, encode_message
 from edge.formats.packet import split
 from edge.formats.tensor import Array
 from edge.formats.topics import Topics
-from edge.protocol.effects import RunFrame
+from edge.protocol.effects import Onward, RunFrame
+from edge.protocol.runners import FrameKey, Runners, meeting_place
 from edge.transport import Channel, Publication
 
 
@@ -30,6 +31,7 @@ class Relay:
         self._node = node
         self._session = session
         self._sequence = itertools.count()
+        self._runners = Runners(node)
 
     def frame(self, topic: str, header: FrameHeader, tensors: Mapping[str, Array]) -> list[Publication]:
         """Return the packets of a frame, in order."""
@@ -45,17 +47,21 @@ class Relay:
             header,
             kind="error",
             tensors=(),
+            part=0,
+            parts=1,
             error=FrameError(code=code, message=message[:500], device=self._node, retry_after_ms=retry_after_ms),
         )
         return self.frame(header.reply_to, answer, {})
 
-    def done(self, header: FrameHeader, admitting_device: str) -> list[Publication]:
-        """Return the ack that frees the admission slot of a request; none when this node is the admitting one."""
-        if not admitting_device or admitting_device == self._node:
-            return []
-        done = Done(node=self._node, request_id=header.request_id, attempt=header.attempt)
-        topic = self._topics.ack(admitting_device)
-        return [Publication(channel=Channel.DATA, topic=topic, payload=encode_message(done))]
+    def done(self, header: FrameHeader, admitting: Sequence[str]) -> list[Publication]:
+        """Return the acks that free the admission slot of a request; none for this node itself."""
+        payload = encode_message(Done(node=self._node, request_id=header.request_id, attempt=header.attempt))
+        topics = [self._topics.ack(device) for device in admitting if device != self._node]
+        return [Publication(channel=Channel.DATA, topic=topic, payload=payload) for topic in topics]
+
+    def taken(self, taken: Taken) -> None:
+        """Note that the receiver of a frame has it."""
+        self._runners.taken(taken.node, FrameKey(taken.request_id, taken.attempt, taken.stage))
 
     def after_run(
         self, job: RunFrame, outputs: Mapping[str, Array], *, started: float, stopped: float
@@ -64,36 +70,52 @@ class Relay:
 
         Args:
             job: what was run.
-            outputs: the cut set after the stage.
+            outputs: what the stage sends.
             started: when the run began, on the clock of `job.arrived`.
             stopped: when it ended.
         """
         header = job.frame.header
+        # A tensor that goes to two stages leaves twice.
+        leaving = [name for onward in job.onward for name in onward.hand.names] if job.onward else list(outputs)
         hop = Hop(
             stage=job.key.stage,
             device=self._node,
             queued_seconds=started - job.arrived,
             run_seconds=stopped - started,
             received_bytes=job.received_bytes,
-            sent_bytes=sum(array.nbytes for array in outputs.values()),
+            sent_bytes=sum(outputs[name].nbytes for name in leaving),
         )
-        onward = msgspec.structs.replace(
+        after = msgspec.structs.replace(
             header,
             ttl_ms=remaining_ms(job, stopped),
             trace=(*header.trace, hop),
-            kind="tensor" if job.next_device else "result",
-            stage=job.key.stage + 1 if job.next_device else job.key.stage,
+            codec=job.codec,
+            part=0,
+            parts=1,
         )
-        if not job.next_device:
+        if not job.onward:
+            result = msgspec.structs.replace(after, kind="result")
             # The slot first: when the client hears the result, it sends the next request.
-            return self.done(header, job.admitting_device) + self.frame(header.reply_to, onward, outputs)
-        topic = self._topics.run(job.next_device, header.deployment, header.epoch, onward.stage)
-        return self.frame(topic, onward, outputs)
+            return self.done(header, job.admitting) + self.frame(header.reply_to, result, outputs)
+        publications: list[Publication] = []
+        for onward in job.onward:
+            hand = onward.hand
+            frame = msgspec.structs.replace(after, stage=hand.stage, part=hand.part, parts=hand.parts)
+            topic = self._topics.run(self._receiver(onward, frame, stopped), frame.deployment, frame.epoch, hand.stage)
+            publications += self.frame(topic, frame, {name: outputs[name] for name in hand.names})
+        return publications
+
+    def _receiver(self, onward: Onward, header: FrameHeader, now: float) -> str:
+        """Return which device gets a frame; parts of one request must meet, whoever sends them."""
+        if onward.hand.parts > 1:
+            return meeting_place(onward.runners, header.request_id, header.attempt)
+        key = FrameKey(header.request_id, header.attempt, header.stage)
+        return self._runners.choose(onward.runners, key, now)
 
     def after_error(self, job: RunFrame, error: RequestError) -> list[Publication]:
         """Return what follows a run that failed."""
         header = job.frame.header
-        return self.error(header, error.code, str(error)) + self.done(header, job.admitting_device)
+        return self.error(header, error.code, str(error)) + self.done(header, job.admitting)
 
 
 def remaining_ms(job: RunFrame, now: float) -> int:

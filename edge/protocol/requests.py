@@ -14,9 +14,10 @@ from edge.errors import REQUEST_ERRORS, Busy, DeadlineExceeded, Gone, RequestErr
 from edge.formats.bundle import Manifest
 from edge.formats.frame import Frame, FrameError, FrameHeader, Hop
 from edge.formats.message import Taken
-from edge.formats.plan import Deployment, parse_epoch
+from edge.formats.plan import MAX_STAGES, Deployment, parse_epoch
 from edge.formats.tensor import Array, check_inputs
 from edge.formats.topics import Topics
+from edge.protocol.runners import FrameKey, Runners
 
 MAX_ATTEMPTS = 8
 LEAST_RESEND_SECONDS = 1.0
@@ -25,6 +26,7 @@ _RESEND_FACTOR = 3.0
 _GONE_SECONDS = 0.25
 _RETRY_SECONDS = 0.1
 _REMEMBERED_LATENCIES = 512
+_LEAST_DEADLINES = 256
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,10 +37,11 @@ class InferenceResult:
         outputs: the model's outputs by name; read-only.
         trace: what each stage did, in order.
         latency_seconds: from submission to the arrival of the result.
-        taken_seconds: for each stage, when the client saw that its frame had arrived, counted from the send that
-            was answered; None where no ack came. Only stage 0 unless the request was observed.
+        taken_seconds: for each entry of the trace, when the client saw that its frame had arrived, counted from the
+            send that was answered; None where no ack came. Only stage 0 unless the request was observed.
         attempts: how often it was sent.
         epoch: the epoch that answered.
+        steps: the stages that ran side by side, step after step; empty where that is not known.
     """
 
     outputs: dict[str, Array]
@@ -47,6 +50,7 @@ class InferenceResult:
     taken_seconds: tuple[float | None, ...]
     attempts: int
     epoch: str
+    steps: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,6 +93,7 @@ class _Pending:
     attempt: int = 0
     sends: int = 0
     sent_at: float = 0.0
+    sent_to: str = ""
     resend_at: float = math.inf
     last_error: str = ""
     last_message: str = ""
@@ -116,6 +121,7 @@ class Requests:
         self._sent: dict[str, dict[str, _Pending]] = {}
         self._deadlines: list[tuple[float, str]] = []
         self._latencies: dict[str, deque[float]] = {}
+        self._runners = Runners(client)
 
     def route(self, name: str) -> Route | None:
         """Return where requests of a deployment go."""
@@ -157,7 +163,12 @@ class Requests:
             deadline_seconds=deadline_seconds,
             observe=observe,
         )
-        heapq.heappush(self._deadlines, (now + deadline_seconds, request_id))
+        if len(self._deadlines) >= 2 * len(self._pending) + _LEAST_DEADLINES:
+            # Most are of requests that have their outcome: with long deadlines they would pile up.
+            self._deadlines = [(other.deadline, other.request_id) for other in self._pending.values()]
+            heapq.heapify(self._deadlines)
+        else:
+            heapq.heappush(self._deadlines, (now + deadline_seconds, request_id))
         self._queued.setdefault(name, deque()).append(request_id)
         return self._fill(name, now)
 
@@ -169,6 +180,10 @@ class Requests:
     def frame(self, frame: Frame, now: float) -> list[RequestAction]:
         """Take a result or an error; the first valid result of a pending request wins, the rest is dropped."""
         pending = self._pending.get(frame.header.request_id)
+        if pending is not None and frame.header.error is not None:
+            # Whoever refuses a frame is there; no ack follows.
+            key = FrameKey(pending.request_id, frame.header.attempt, 0)
+            self._runners.taken(frame.header.error.device, key)
         if pending is None or frame.header.deployment != pending.name or not pending.sends:
             return []
         if frame.header.kind == "result":
@@ -179,8 +194,9 @@ class Requests:
 
     def taken(self, taken: Taken, now: float) -> None:
         """Note that a stage has a request."""
+        self._runners.taken(taken.node, FrameKey(taken.request_id, taken.attempt, taken.stage))
         pending = self._pending.get(taken.request_id)
-        if pending is not None and taken.attempt == pending.attempt:
+        if pending is not None and taken.attempt == pending.attempt and 0 <= taken.stage < MAX_STAGES:
             pending.taken.setdefault(taken.stage, now - pending.sent_at)
 
     def reconnected(self, now: float) -> list[RequestAction]:
@@ -239,10 +255,12 @@ class Requests:
             pending.resend_at = math.inf
             return []
         stage = route.deployment.plan.stages[0]
-        devices = (stage.device, *stage.standbys)
-        device = devices[pending.attempt % len(devices)]
+        # A resend goes to another device where there is one, standbys included.
+        devices = stage.devices if pending.attempt else stage.runners
+        key = FrameKey(pending.request_id, pending.attempt, 0)
+        device = self._runners.choose(devices, key, now, avoid=pending.sent_to)
         pending.sends += 1
-        pending.sent_at = now
+        pending.sent_at, pending.sent_to = now, device
         pending.taken = {}
         pending.last_error = ""
         pending.resend_at = now + self._resend_seconds(route, pending)
@@ -255,6 +273,7 @@ class Requests:
             deployment=pending.name,
             epoch=route.deployment.epoch,
             stage=0,
+            codec=route.deployment.codec,
             observer=self._topics.ack(self._client) if pending.observe else "",
         )
         topic = self._topics.run(device, pending.name, route.deployment.epoch, 0)
@@ -282,9 +301,10 @@ class Requests:
             outputs=frame.tensors,
             trace=frame.header.trace,
             latency_seconds=now - pending.submitted,
-            taken_seconds=tuple(pending.taken.get(stage) for stage in range(len(frame.header.trace))),
+            taken_seconds=tuple(pending.taken.get(hop.stage) for hop in frame.header.trace),
             attempts=pending.sends,
             epoch=frame.header.epoch,
+            steps=_steps(route, frame.header.epoch),
         )
         return [Settle(request_id=pending.request_id, outcome=result), *self._fill(pending.name, now)]
 
@@ -328,6 +348,13 @@ class Requests:
         if pending is not None:
             self._sent.get(pending.name, {}).pop(request_id, None)
         return pending
+
+
+def _steps(route: Route | None, epoch: str) -> tuple[tuple[int, ...], ...]:
+    """Return the stages of each step, where the plan that answered is the one that is known."""
+    if route is None or route.deployment.plan is None or route.deployment.epoch != epoch:
+        return ()
+    return tuple(tuple(stage.index for stage in step) for step in route.deployment.plan.steps())
 
 
 def _too_late(pending: _Pending) -> DeadlineExceeded:

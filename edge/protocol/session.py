@@ -2,7 +2,7 @@
 
 The same code runs on a device (`edge.agent`) and in a simulated fleet: whoever drives it carries out the effects
 and hands back the events that follow. Its parts, beside it: `presence` (who is here), `epochs` (what is prepared and
-served), `fetch` (blobs that are on their way) and `intake` (frames).
+served), `blobs` (what is on its way), `intake` (frames) and `measure` (how fast this device is).
 """
 
 from collections.abc import Callable, Iterable
@@ -10,33 +10,26 @@ from dataclasses import dataclass
 from typing import Any
 
 from edge.errors import FormatError, ShardwireError
-from edge.formats.bundle import Blob
 from edge.formats.message import (
     Abandon,
-    Block,
+    BenchRequest,
     Done,
-    FetchRequest,
     Heartbeat,
     Hello,
     Lease,
     Session,
+    Speed,
     Taken,
     decode_message,
-    encode_message,
 )
-from edge.formats.plan import Deployment, decode_deployment
+from edge.formats.plan import Deployment
 from edge.formats.topics import Topics, check_name
+from edge.protocol.blobs import Blobs
 from edge.protocol.effects import (
     AgentEvent,
-    AnswerFetch,
     Beat,
-    BeginBlob,
-    BlobBegun,
-    BlobFailed,
+    BenchEnded,
     BlobsDropped,
-    BlobSpoiled,
-    BlobStored,
-    BlocksKept,
     Effect,
     FrameDone,
     Log,
@@ -47,12 +40,14 @@ from edge.protocol.effects import (
     Tick,
 )
 from edge.protocol.epochs import Announce, EpochAction, Epochs, Need
-from edge.protocol.fetch import AskBlock, FetchAction, Fetcher, FetchFailed
 from edge.protocol.intake import Intake
+from edge.protocol.loads import Loads
+from edge.protocol.measure import Measure
 from edge.protocol.needs import Capacity
 from edge.protocol.presence import AgentIdentity, Presence, control
+from edge.protocol.readings import Readings
 from edge.protocol.relay import Relay
-from edge.transport import Channel, Connected, Disconnected, Publication, Received, Subscribed
+from edge.transport import Channel, Connected, Disconnected, Received, Subscribed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,6 +58,7 @@ class OnDisk:
         serving: newest serving plan of each deployment.
         held: digests of the blobs.
         poisoned: requests that killed it.
+        speed: what was measured of it, None when nothing was.
     """
 
     serving: tuple[Deployment, ...] = ()
@@ -70,12 +66,21 @@ class OnDisk:
     held_bytes: int = 0
     free_disk_bytes: int = 0
     poisoned: frozenset[str] = frozenset()
+    speed: Speed | None = None
 
 
 class AgentSession:
     """One agent: feed it every event, carry out every effect, in order."""
 
-    def __init__(self, identity: AgentIdentity, disk: OnDisk) -> None:
+    def __init__(self, identity: AgentIdentity, disk: OnDisk, *, readings: Readings | None = None) -> None:
+        """Start with what the disk has.
+
+        Args:
+            identity: of the agent.
+            disk: what it found there.
+            readings: of deployments; its own when left out. A simulation has one for all its agents.
+        """
+        self._readings = readings or Readings()
         self._name = identity.name
         self._topics = Topics(fleet=identity.fleet)
         self._disk = disk
@@ -86,10 +91,21 @@ class AgentSession:
             held_bytes=disk.held_bytes,
             free_disk_bytes=disk.free_disk_bytes,
         )
-        self._fetcher = Fetcher(reply_to=self._topics.blocks(self._name))
-        self._begun: dict[str, tuple[Blob, tuple[str, ...]]] = {}
+        self._loads = Loads()
         capacity = Capacity(memory_bytes=identity.memory_bytes, runtimes=identity.runtimes)
         self._epochs = Epochs(node=self._name, capacity=capacity, held=disk.held)
+        self._measure = Measure(
+            topics=self._topics, identity=identity, budget_bytes=self._epochs.budget_bytes, speed=disk.speed
+        )
+        self._epochs.also_keeps = self._measure.keeps
+        self._blobs = Blobs(
+            topics=self._topics,
+            node=self._name,
+            presence=self._presence,
+            users=(self._epochs, self._measure),
+            carry=self._carry,
+            spoiled=lambda digest: self._epochs.dropped((digest,)),
+        )
         self.relay = Relay(topics=self._topics, node=self._name, session=Session(boot=identity.boot, connect=0))
         self._intake = Intake(
             topics=self._topics,
@@ -99,24 +115,7 @@ class AgentSession:
             poisoned=disk.poisoned,
             queue_limit_bytes=identity.memory_bytes // 4,
         )
-        self._steps: dict[type[Any], Callable[[Any, float], list[Effect]]] = {
-            Connected: self._connected,
-            Disconnected: self._disconnected,
-            Subscribed: self._subscribed,
-            Received: self._received,
-            Tick: self._tick,
-            Beat: self._beat,
-            BlobBegun: self._blob_begun,
-            BlocksKept: self._blocks_kept,
-            BlobStored: self._blob_stored,
-            BlobSpoiled: self._blob_spoiled,
-            BlobFailed: self._blob_failed,
-            BlobsDropped: self._blobs_dropped,
-            ManifestRead: self._manifest_read,
-            StageLoaded: self._stage_loaded,
-            StageRefused: self._stage_refused,
-            FrameDone: self._frame_done,
-        }
+        self._steps = self._all_steps()
         self._control_readers: dict[str, Callable[[Received, str, float], list[Effect]]] = {
             "state": self._own_state,
             "command": self._command,
@@ -126,9 +125,26 @@ class AgentSession:
             "serving": self._serving,
         }
         self._data_readers: dict[str, Callable[[bytes, float], list[Effect]]] = {
-            "fetch": self._fetch_request,
-            "blocks": self._block,
+            "fetch": self._blobs.fetch_request,
+            "blocks": self._blobs.block,
             "ack": self._ack,
+        }
+
+    def _all_steps(self) -> dict[type[Any], Callable[[Any, float], list[Effect]]]:
+        return {
+            Connected: self._connected,
+            Disconnected: self._disconnected,
+            Subscribed: self._subscribed,
+            Received: self._received,
+            Tick: self._tick,
+            Beat: self._beat,
+            **self._blobs.steps,
+            BlobsDropped: self._blobs_dropped,
+            ManifestRead: self._manifest_read,
+            StageLoaded: self._stage_loaded,
+            StageRefused: self._stage_refused,
+            FrameDone: self._frame_done,
+            BenchEnded: self._bench_ended,
         }
 
     @property
@@ -165,7 +181,7 @@ class AgentSession:
         name, topics = self._name, self._topics
         if event.channel is Channel.DATA:
             self._data_up = True
-            data = (topics.any_run(name), topics.fetch(name), topics.blocks(name), topics.ack(name))
+            data = (topics.any_run(name), topics.fetch(name), topics.blocks(name), topics.ack(name), topics.echo(name))
             return [Subscribe(channel=Channel.DATA, filter=filter) for filter in data]
         filters = (
             topics.state(name),
@@ -178,6 +194,7 @@ class AgentSession:
         # Subscribed before it is announced: who sees us may send a command at once.
         return [
             *(Subscribe(channel=Channel.CONTROL, filter=filter) for filter in filters),
+            *self._measure.announce(),
             *self._presence.connected(event.connect, self._epochs.budget_bytes(), now),
         ]
 
@@ -205,6 +222,8 @@ class AgentSession:
         if event.channel is Channel.DATA:
             if levels[:2] == ("run", self._name) and len(levels) == 5:
                 return self._intake.packet(levels, event.payload, now)
+            if levels == ("device", self._name, "echo"):
+                return self._measure.echo(event.payload, now)
             read = self._data_readers.get(levels[0]) if levels[1:] == (self._name,) else None
             return read(event.payload, now) if read is not None else []
         subject = levels[1]
@@ -224,7 +243,11 @@ class AgentSession:
     def _hello(self, event: Received, _subject: str, now: float) -> list[Effect]:
         if decode_message(event.payload, Hello).node == self._name:
             return []
-        return [*self._announce(now), *self._carry(self._epochs.events(), now)]
+        self._presence.asked(now)
+        return []
+
+    def _answer_hello(self, now: float) -> list[Effect]:
+        return [*self._measure.announce(), *self._announce(now), *self._carry(self._epochs.events(), now)]
 
     def _lease(self, event: Received, _subject: str, _now: float) -> list[Effect]:
         decode_message(event.payload, Lease)
@@ -233,94 +256,52 @@ class AgentSession:
     def _desired(self, event: Received, subject: str, now: float) -> list[Effect]:
         if not event.payload:
             return []  # the coordinator took its retained value back; an `Abandon` says what to drop
-        return self._carry(self._epochs.desired(_deployment(event.payload, subject), now), now)
+        deployment = self._readings.read(event.topic, event.payload, name=subject)
+        return self._carry(self._epochs.desired(deployment, now), now)
 
     def _serving(self, event: Received, subject: str, now: float) -> list[Effect]:
-        return self._carry(self._epochs.serving(_deployment(event.payload, subject), now), now)
+        deployment = self._readings.read(event.topic, event.payload, name=subject)
+        return self._carry(self._epochs.serving(deployment, now), now)
 
     def _command(self, event: Received, _subject: str, now: float) -> list[Effect]:
-        command = decode_message(event.payload, Abandon)
+        command = decode_message(event.payload, object)
+        if isinstance(command, BenchRequest):
+            return self._carry(self._measure.command(command), now)
+        if not isinstance(command, Abandon):
+            raise FormatError(f"{type(command).__name__} is no command to a device")
         check_name(command.deployment, what="deployment name")
         return self._carry(self._epochs.abandon(command.deployment, command.epoch), now)
 
     # ------------------------------------------------------------------------------------------------------- blobs
-    def _fetch_request(self, payload: bytes, _now: float) -> list[Effect]:
-        request = decode_message(payload, FetchRequest)
-        levels = self._topics.parse(request.reply_to)
-        if levels is None or len(levels) != 2 or levels[0] != "blocks":
-            raise FormatError(f"{request.reply_to[:120]!r} is no blocks topic of this fleet")
-        check_name(levels[1], what="node name")
-        return [AnswerFetch(request=request)]
-
-    def _block(self, payload: bytes, now: float) -> list[Effect]:
-        return self._fetch(self._fetcher.take(decode_message(payload, Block), now), now)
-
-    def _blob_begun(self, event: BlobBegun, now: float) -> list[Effect]:
-        begun = self._begun.get(event.digest)
-        if begun is None:
-            return []
-        return self._fetch(self._fetcher.want(begun[0], begun[1], event.missing, now), now)
-
-    def _blocks_kept(self, event: BlocksKept, now: float) -> list[Effect]:
-        return self._fetch(self._fetcher.kept(event.digest, event.indices, now), now)
-
-    def _blob_stored(self, event: BlobStored, now: float) -> list[Effect]:
-        self._presence.held_bytes, self._presence.free_disk_bytes = event.held_bytes, event.free_disk_bytes
-        self._begun.pop(event.digest, None)
-        self._fetcher.forget(event.digest)
-        return self._carry(self._epochs.stored(event.digest, now), now)
-
-    def _blob_spoiled(self, event: BlobSpoiled, now: float) -> list[Effect]:
-        begun = self._begun.get(event.digest)
-        if begun is None:
-            # It was here, and the file has changed since.
-            self._epochs.dropped((event.digest,))
-            reason = f"stored blob {event.digest[7:19]} has changed on the disk"
-            return self._blob_failed(BlobFailed(digest=event.digest, code="DigestMismatch", reason=reason), now)
-        blob, holders = begun
-        self._fetcher.forget(event.digest)
-        if len(holders) <= 1:
-            reason = f"blob {event.digest[7:19]}: what its holders sent has another digest"
-            return self._blob_failed(BlobFailed(digest=event.digest, code="DigestMismatch", reason=reason), now)
-        self._begun[event.digest] = (blob, holders[1:])
-        return [BeginBlob(blob=blob)]
-
-    def _blob_failed(self, event: BlobFailed, now: float) -> list[Effect]:
-        self._begun.pop(event.digest, None)
-        self._fetcher.forget(event.digest)
-        return self._carry(self._epochs.blob_failed(event.digest, event.code, event.reason), now)
-
     def _blobs_dropped(self, event: BlobsDropped, now: float) -> list[Effect]:
         self._presence.held_bytes, self._presence.free_disk_bytes = event.held_bytes, event.free_disk_bytes
         self._epochs.dropped(event.digests)
         return self._announce(now)
 
     def _manifest_read(self, event: ManifestRead, now: float) -> list[Effect]:
-        return self._carry(self._epochs.manifest_read(event.digest, event.manifest, now), now)
-
-    def _fetch(self, actions: Iterable[FetchAction], now: float) -> list[Effect]:
-        effects: list[Effect] = []
-        for action in actions:
-            if isinstance(action, AskBlock):
-                topic, payload = self._topics.fetch(action.holder), encode_message(action.request)
-                effects.append(Publication(channel=Channel.DATA, topic=topic, payload=payload))
-            elif isinstance(action, FetchFailed):
-                failed = BlobFailed(digest=action.digest, code="TransportError", reason=action.reason)
-                effects += self._blob_failed(failed, now)
-            else:
-                effects.append(action)
-        return effects
+        read = self._epochs.manifest_read(event.digest, event.manifest, now)
+        return self._carry([*read, *self._measure.manifest_read(event.digest, event.manifest)], now)
 
     # ---------------------------------------------------------------------------------------------- stages, frames
     def _stage_loaded(self, event: StageLoaded, now: float) -> list[Effect]:
         self._presence.due = True
-        return self._carry(self._epochs.stage_loaded(event), now)
+        effects = self._carry(self._epochs.stage_loaded(event), now)
+        local = self._epochs.find(event.key.deployment, event.key.epoch)
+        return effects + (self._measure.stage_loaded(local, event.key.stage) if local is not None else [])
 
     def _stage_refused(self, event: StageRefused, now: float) -> list[Effect]:
         return self._carry(self._epochs.stage_refused(event.key, event.code, event.reason, now), now)
 
-    def _frame_done(self, event: FrameDone, _now: float) -> list[Effect]:
+    def _frame_done(self, event: FrameDone, now: float) -> list[Effect]:
+        self._loads.done(event, now)
         return self._intake.frame_done(event)
+
+    def _bench_ended(self, event: BenchEnded, now: float) -> list[Effect]:
+        effects = self._carry(self._measure.ended(event), now)
+        if event.job.request_id and self._presence.free_disk_bytes < self._presence.held_bytes:
+            # What was fetched for a bench is kept for the deployment that may follow, not where disks are small.
+            effects += self._carry(self._epochs.collect(), now)
+        return effects
 
     def _ack(self, payload: bytes, _now: float) -> list[Effect]:
         ack = decode_message(payload, object)
@@ -328,6 +309,7 @@ class AgentSession:
             return self._intake.done(ack)
         if not isinstance(ack, Taken):
             raise FormatError(f"{type(ack).__name__} is no ack")
+        self.relay.taken(ack)
         return []
 
     # -------------------------------------------------------------------------------------------------------- time
@@ -339,6 +321,7 @@ class AgentSession:
             frames_done=event.frames_done,
             oldest_queued_seconds=self._intake.oldest_seconds(now),
             data_up=self._data_up,
+            stages=self._loads.report(lambda key: self._epochs.find(key.deployment, key.epoch) is not None),
         )
         return [control(self._topics.heartbeat(self._name), heartbeat, qos=0)]
 
@@ -346,9 +329,10 @@ class AgentSession:
         effects = self._intake.tick(now)
         if self._data_up:
             # While the connection is down nobody can answer, and no holder is to blame.
-            effects += self._fetch(self._fetcher.tick(now), now)
-        missing = {digest: self._fetcher.missing_bytes(digest) for digest in self._fetcher.wanted}
-        effects += self._carry(self._epochs.tick(missing, now), now)
+            effects += self._blobs.tick(now)
+        effects += self._carry(self._epochs.tick(self._blobs.missing_bytes(), now), now)
+        if self._presence.must_answer(now):
+            effects += self._answer_hello(now)
         return effects + (self._announce(now) if self._presence.due else [])
 
     # ----------------------------------------------------------------------------------------------------- carrying
@@ -358,27 +342,9 @@ class AgentSession:
             if isinstance(action, Announce):
                 effects.append(control(self._topics.event(self._name), action.event, qos=1))
             elif isinstance(action, Need):
-                effects += self._need(action, now)
+                effects += self._blobs.need(action, now)
             else:
                 effects.append(action)
-        for digest in self._begun.keys() - self._epochs.wanted():
-            del self._begun[digest]
-            self._fetcher.forget(digest)
+        self._blobs.forget_unwanted()
         self._intake.fit_limits()
         return effects
-
-    def _need(self, need: Need, now: float) -> list[Effect]:
-        if need.blob.digest in self._begun:
-            return []
-        self._begun[need.blob.digest] = (need.blob, need.holders)
-        if not need.holders:
-            reason = f"blob {need.blob.digest[7:19]} is not here, and the deployment names no holder of it"
-            return self._blob_failed(BlobFailed(digest=need.blob.digest, code="StoreError", reason=reason), now)
-        return [BeginBlob(blob=need.blob)]
-
-
-def _deployment(payload: bytes, subject: str) -> Deployment:
-    deployment = decode_deployment(payload)
-    if deployment.name != subject:
-        raise FormatError(f"deployment {deployment.name!r} on the topic of {subject[:80]!r}")
-    return deployment

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from edge.formats.message import RuntimeOffer
 from edge.formats.tensor import Array
@@ -40,6 +40,32 @@ class StageOptions:
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KernelRun:
+    """One run of one kernel.
+
+    Attributes:
+        name: as the runtime's optimiser calls it: of a node, or of a tensor that it makes, with additions.
+        seconds: wall time inside it, without the kernels in its bodies.
+    """
+
+    name: str
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProfiledRun:
+    """One run of a session under the profiler.
+
+    Attributes:
+        kernels: in the order in which they ended.
+        executor_seconds: from the first kernel to the last, with what lies between them.
+    """
+
+    kernels: tuple[KernelRun, ...]
+    executor_seconds: float
+
+
 class StageSession(Protocol):
     """A loaded stage."""
 
@@ -52,6 +78,17 @@ class StageSession(Protocol):
 
     def close(self) -> None:
         """Free what the session holds; running it afterwards is a bug."""
+
+
+class ProfiledSession(StageSession, Protocol):
+    """A loaded stage whose kernels are timed until `end_profile`, and which runs as any other afterwards."""
+
+    def end_profile(self) -> tuple[ProfiledRun, ...]:
+        """Return the times of every run so far, and stop timing.
+
+        Raises:
+            StageError: the runtime wrote nothing that can be read.
+        """
 
 
 class Runtime(Protocol):
@@ -67,4 +104,18 @@ class Runtime(Protocol):
             UnsupportedOperator: an operator or version is missing; the text names it.
             OutOfMemory: it does not fit.
             StageError: anything else that the runtime refuses.
+        """
+
+
+@runtime_checkable
+class ProfilingRuntime(Runtime, Protocol):
+    """A framework that can tell how long its kernels take."""
+
+    def load_profiled(self, stage: StageModel, options: StageOptions, folder: Path) -> ProfiledSession:
+        """Load a stage as `load` does, and time its kernels.
+
+        Args:
+            stage: what to load.
+            options: as for `load`.
+            folder: a private one, for what the profiler writes.
         """

@@ -1,6 +1,7 @@
 """ONNX Runtime; the only module of the device side that imports it."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,8 @@ import onnxruntime as ort
 from edge.errors import OutOfMemory, StageError, UnsupportedOperator
 from edge.formats.message import RuntimeOffer
 from edge.formats.tensor import Array
-from edge.runtimes.base import StageModel, StageOptions, StageSession
+from edge.runtimes.base import ProfiledRun, ProfiledSession, StageModel, StageOptions, StageSession
+from edge.runtimes.onnx_profile import parse_profile
 
 _LEVELS = {
     "exact": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
@@ -27,13 +29,14 @@ class OnnxRuntime:
 
     def load(self, stage: StageModel, options: StageOptions) -> StageSession:
         """Load a stage; see `Runtime.load`."""
-        present = ort.get_available_providers()
-        providers = [name for name in options.providers if name in present] or ["CPUExecutionProvider"]
-        try:
-            session = ort.InferenceSession(stage.model, _session_options(stage, options), providers=providers)
-        except Exception as error:  # onnxruntime raises classes of its own that share no public base
-            raise _load_error(error) from error
-        return _OnnxSession(session, stage)
+        return _OnnxSession(_load(stage, options, _session_options(stage, options)), stage)
+
+    def load_profiled(self, stage: StageModel, options: StageOptions, folder: Path) -> ProfiledSession:
+        """Load a stage with the profiler on; see `ProfilingRuntime.load_profiled`."""
+        config = _session_options(stage, options)
+        config.enable_profiling = True
+        config.profile_file_prefix = str(folder / "kernels")
+        return _ProfiledOnnxSession(_load(stage, options, config), stage)
 
 
 class _OnnxSession:
@@ -55,6 +58,28 @@ class _OnnxSession:
 
     def close(self) -> None:
         self._session = None
+
+
+class _ProfiledOnnxSession(_OnnxSession):
+    def end_profile(self) -> tuple[ProfiledRun, ...]:
+        if self._session is None:
+            raise RuntimeError("the session is closed")
+        path = Path(self._session.end_profiling())
+        try:
+            return parse_profile(path.read_bytes())
+        except OSError as error:
+            raise StageError(f"onnxruntime's profile cannot be read: {error.strerror}") from error
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _load(stage: StageModel, options: StageOptions, config: Any) -> ort.InferenceSession:
+    present = ort.get_available_providers()
+    providers = [name for name in options.providers if name in present] or ["CPUExecutionProvider"]
+    try:
+        return ort.InferenceSession(stage.model, config, providers=providers)
+    except Exception as error:  # onnxruntime raises classes of its own that share no public base
+        raise _load_error(error) from error
 
 
 def _session_options(stage: StageModel, options: StageOptions) -> Any:

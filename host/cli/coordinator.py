@@ -7,13 +7,16 @@ import signal
 import threading
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from edge.formats.topics import check_name
 from host.cli.options import DEFAULT_BROKER, DEFAULT_FLEET, Broker, Fleet
 from host.fleet.daemon import open_coordinator
+from host.planning.replan import HORIZON_SECONDS
+
+Replanning = Literal["auto", "off"]
 
 _DEFAULT_FOLDER = Path.home() / ".local" / "share" / "shardwire"
 
@@ -23,6 +26,12 @@ def command(
     fleet: Fleet = DEFAULT_FLEET,
     name: Annotated[str, typer.Option(help="Node name of this coordinator; each needs its own.")] = "coordinator",
     folder: Annotated[Path | None, typer.Option(help="Where it keeps blobs and deployments.")] = None,
+    replan: Annotated[
+        Replanning, typer.Option(help="Whether it plans again by itself when devices come, go or slow down.")
+    ] = "auto",
+    horizon: Annotated[
+        float, typer.Option(min=0.0, help="Seconds at full load over which a better plan must pay for its change.")
+    ] = HORIZON_SECONDS,
     connect_timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for the first connection.")] = 30.0,
 ) -> None:
     """Run the daemon that plans, ships and watches."""
@@ -42,6 +51,7 @@ def command(
         name=name,
         folder=folder or _DEFAULT_FOLDER / fleet / name,
         connect_seconds=connect_timeout,
+        horizon_seconds=horizon if replan == "auto" else None,
     ) as loop:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, leave)

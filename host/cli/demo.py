@@ -16,6 +16,7 @@ from rich.table import Table
 
 from edge.client import Client
 from edge.formats.message import DeployRequest
+from edge.formats.plan import Constraints
 from edge.formats.tensor import Array
 from edge.preprocess import prepare_image, read_labels
 from edge.protocol.requests import InferenceResult
@@ -175,8 +176,7 @@ def _deploy_and_ask(running: RunningBroker, bundle: OpenBundle, weights: _Weight
         name=name,
         manifest=bundle.manifest_blob,
         holders=(),
-        devices=tuple(agent.name for agent in AGENTS),
-        use_all=True,
+        constraints=Constraints(devices=tuple(agent.name for agent in AGENTS), use_all=True),
         reply_to="",
     )
     course = ship(running.url, request, fleet=FLEET, blobs=BundleBlobs(bundle))

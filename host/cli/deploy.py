@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
@@ -14,31 +14,50 @@ from edge.formats.message import DeployRequest
 from edge.formats.topics import check_name
 from host.bundle import open_bundle
 from host.cli.console import err, out
-from host.cli.options import DEFAULT_BROKER, DEFAULT_FLEET, Broker, Fleet, quiet_transport
+from host.cli.constraints import read_constraints
+from host.cli.options import (
+    DEFAULT_BROKER,
+    DEFAULT_FLEET,
+    DEFAULT_REPLICAS,
+    DEFAULT_WINDOW,
+    Broker,
+    CodecOption,
+    Devices,
+    Fleet,
+    Forbidden,
+    Mode,
+    NoSideBySide,
+    ObjectiveOption,
+    Pins,
+    Replicas,
+    UseAll,
+    Window,
+    Without,
+    quiet_transport,
+)
+from host.cli.plan_text import summary_lines
 from host.cli.signals import terminated_as_exit
-from host.cli.status import plan_table, rate
+from host.cli.status import plan_table
 from host.fleet.blobs import BundleBlobs
 from host.fleet.command import Course, run_command
 
 
 def command(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
-    devices: Annotated[
-        str, typer.Option(help="Devices that may take part, as a,b,c; all that are online if left out.")
-    ] = "",
+    devices: Devices = "",
     name: Annotated[str | None, typer.Option(help="Name of the deployment; the model's when left out.")] = None,
     broker: Broker = DEFAULT_BROKER,
     fleet: Fleet = DEFAULT_FLEET,
-    objective: Annotated[
-        Literal["throughput", "latency"], typer.Option(help="What the plan is good at.")
-    ] = "throughput",
-    mode: Annotated[
-        Literal["default", "exact"], typer.Option(help="exact: unoptimised, bit-equal to the whole model.")
-    ] = "default",
-    window: Annotated[int, typer.Option(min=1, max=1024, help="Requests in flight in the whole pipeline.")] = 8,
-    use_all: Annotated[
-        bool, typer.Option("--use-all", help="Give every device a stage, even if fewer are faster.")
-    ] = False,
+    objective: ObjectiveOption = "throughput",
+    mode: Mode = "default",
+    pin: Pins = None,
+    forbid: Forbidden = None,
+    without: Without = None,
+    use_all: UseAll = False,
+    replicas: Replicas = DEFAULT_REPLICAS,
+    no_side_by_side: NoSideBySide = False,
+    window: Window = DEFAULT_WINDOW,
+    codec: CodecOption = "raw",
 ) -> None:
     """Put a bundle to work on devices under a name."""
     quiet_transport()
@@ -50,31 +69,28 @@ def command(
         name=check_name(name or opened.manifest.name, what="deployment name"),
         manifest=opened.manifest_blob,
         holders=(),
-        devices=device_names(devices),
-        use_all=use_all,
+        constraints=read_constraints(
+            opened.manifest,
+            devices=devices,
+            without=without or (),
+            pins=pin or (),
+            forbidden=forbid or (),
+            use_all=use_all,
+            most_replicas=replicas,
+            side_by_side=not no_side_by_side,
+        ),
         objective=objective,
         mode=mode,
         window=window,
+        codec=codec,
         reply_to="",
     )
     course = ship(broker, request, fleet=fleet, blobs=BundleBlobs(opened))
     if course.plan is not None:
         out.print(plan_table(course.plan))
-        out.print(
-            f"{request.name} serves, epoch {course.epoch}; predicted: {rate(course.plan)} requests/s, "
-            f"{course.plan.latency_seconds * 1e3:.1f} ms a request, bound by {course.plan.binds}"
-        )
-
-
-def device_names(text: str) -> tuple[str, ...]:
-    """Split `a,b,c`.
-
-    Raises:
-        FormatError: a part is no device name.
-    """
-    if not text.strip():
-        return ()
-    return tuple(dict.fromkeys(check_name(part.strip(), what="device name") for part in text.split(",")))
+        out.print(f"{request.name} serves, epoch {course.epoch}", markup=False)
+        for line in summary_lines(course.plan):
+            out.print(line, markup=False, soft_wrap=True)
 
 
 def ship(broker: str, request: DeployRequest, *, fleet: str, blobs: BundleBlobs) -> Course:
@@ -116,7 +132,7 @@ class _Bars:
                 self._tasks[device],
                 total=shipping.total_bytes or None,
                 completed=shipping.done_bytes,
-                phase=f"stage {shipping.stage}: {shipping.phase}",
+                phase=f"stage {' and '.join(map(str, shipping.stages))}: {shipping.phase}",
             )
         sizes = [(shipping.done_bytes, shipping.total_bytes) for shipping in course.devices.values()]
         self._bars.update(

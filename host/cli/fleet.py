@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from edge.errors import ProfileError
-from edge.formats.message import About
+from edge.formats.message import About, Speed
 from edge.formats.profile import load_profile, profile_ids
 from host.cli.console import err, out, print_json, size_text, table
 from host.cli.options import DEFAULT_BROKER, DEFAULT_FLEET, Broker, Fleet, Json, quiet_transport
@@ -23,7 +25,16 @@ def command(broker: Broker = DEFAULT_BROKER, fleet: Fleet = DEFAULT_FLEET, json:
         err.print(f"no devices are known in fleet {fleet!r}; start shardwire-agent on them")
         return
     rows = table(
-        "device", "profile", "state", "runtimes", ">memory free", ">of", ">int8 MAC/s", ">fp32 MAC/s", ">blobs"
+        "device",
+        "profile",
+        "state",
+        "runtimes",
+        ">memory free",
+        ">of",
+        ">int8 MAC/s",
+        ">fp32 MAC/s",
+        ">blobs",
+        "measured",
     )
     for seen in view.devices:
         rows.add_row(*_row(seen))
@@ -39,11 +50,24 @@ def _row(seen: Sighting) -> list[str]:
     state = "online" if seen.online else "offline"
     about = seen.node.about
     if about is None:
-        return [seen.node.name, "?", state, "", "", "", "", "", ""]
+        return [seen.node.name, "?", state, "", "", "", "", "", "", ""]
     runtimes = ", ".join(f"{offer.name} {offer.version}" for offer in about.runtimes) or "none"
     speeds = [f"{speed / 1e9:.1f} G" if speed else "?" for speed in (_speed(about, "int8"), _speed(about, "float32"))]
     memory = [size_text(about.free_memory_bytes), size_text(about.memory_bytes)]
-    return [about.node, about.profile, state, runtimes, *memory, *speeds, size_text(about.held_bytes)]
+    held = size_text(about.held_bytes)
+    return [about.node, about.profile, state, runtimes, *memory, *speeds, held, measured_text(seen.node.speed)]
+
+
+def measured_text(speed: Speed | None) -> str:
+    """Say in a few words what a device measured of itself: models, what a message costs, its link."""
+    if speed is None:
+        return "nothing"
+    models = f"{len(speed.models)} model{'' if len(speed.models) == 1 else 's'}"
+    said = [models] if speed.models else []
+    said += ["operators"] if speed.operators else []
+    said += [f"{speed.message_seconds * 1e3:.1f} ms a message"] if speed.message_seconds >= 0 else []
+    said += [f"{size_text(speed.link.bytes_per_second)}/s"] if speed.link is not None else []
+    return ", ".join(said) or "nothing"
 
 
 def _speed(about: About, dtype: str) -> float | None:
@@ -61,6 +85,7 @@ def _speed(about: About, dtype: str) -> float | None:
 def _record(seen: Sighting) -> dict[str, Any]:
     about = seen.node.about
     record: dict[str, Any] = {"name": seen.node.name, "online": seen.online}
+    record["speed"] = _speed_record(seen.node.speed)
     if about is None:
         return record
     return record | {
@@ -72,4 +97,18 @@ def _record(seen: Sighting) -> dict[str, Any]:
         "held_bytes": about.held_bytes,
         "macs_per_second": {dtype: _speed(about, dtype) for dtype in ("int8", "float32")},
         "agent_version": about.agent_version,
+    }
+
+
+def _speed_record(speed: Speed | None) -> dict[str, Any] | None:
+    """What a device measured of itself, by the names of `Speed`; None for what it did not."""
+    if speed is None:
+        return None
+    costs = (speed.message_seconds, speed.message_seconds_per_byte)
+    return {
+        "operators": [msgspec.to_builtins(operator) for operator in speed.operators],
+        "message_seconds": costs[0] if costs[0] >= 0 else None,
+        "message_seconds_per_byte": costs[1] if costs[1] >= 0 else None,
+        "link": msgspec.to_builtins(speed.link),
+        "models": [msgspec.to_builtins(model) for model in speed.models],
     }

@@ -35,6 +35,13 @@ def command(
     window: Annotated[int, typer.Option(min=1, max=1024, help="How many, with --stream.")] = 4,
     top: Annotated[int, typer.Option(min=1, max=100, help="How many classes to show.")] = 1,
     deadline: Annotated[float, typer.Option(min=0.1, help="Seconds that each request may take.")] = 30.0,
+    door: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Hand inputs to the agent DEVICE on this machine through its door, never through the broker.",
+            metavar="DEVICE=SOCKET",
+        ),
+    ] = None,
     broker: Broker = DEFAULT_BROKER,
     fleet: Fleet = DEFAULT_FLEET,
     json: Json = False,
@@ -45,7 +52,8 @@ def command(
     paths = [*(files or []), *(inputs or [])]
     if not paths:
         raise typer.BadParameter("give photos or .npz files", param_hint="FILES")
-    with terminated_as_exit(), Client.connect(broker, fleet=fleet) as client:
+    doors = _doors(door or ())
+    with terminated_as_exit(), Client.connect(broker, fleet=fleet, doors=doors) as client:
         manifest = _manifest(client, name)
         # Read before anything is sent: one bad file among many stops the whole command, not half of it.
         requests = [_request(path, manifest) for path in paths]
@@ -53,6 +61,16 @@ def command(
         records = list(_shown(paths, results, manifest, top=top, quiet=json))
     if json:
         print_json(records)
+
+
+def _doors(texts: Sequence[str]) -> dict[str, Path]:
+    doors = {}
+    for text in texts:
+        device, equals, path = text.partition("=")
+        if not equals or not path:
+            raise typer.BadParameter(f"{text!r} is not DEVICE=SOCKET", param_hint="--door")
+        doors[check_name(device, what="device name")] = Path(path)
+    return doors
 
 
 def _manifest(client: Client, name: str) -> Manifest:
@@ -99,9 +117,15 @@ def timeline(result: InferenceResult) -> str:
     """Return the way of one request: hops, and at each device how long it waited and ran."""
     hops = hop_times(result)
     words = ["client"]
+    at = "client"
     for hop, stage in zip(hops, result.trace, strict=False):
+        if hop.sender != at:  # side by side: the way goes on from an earlier device
+            words.append(f"| {hop.sender}")
+        at = stage.device
         words.append(f"─{_ms(hop.seconds)}→ {stage.device}")
         words.append(f"(queue {_ms(stage.queued_seconds)}, run {_ms(stage.run_seconds)})")
+    if hops[-1].sender != at:
+        words.append(f"| {hops[-1].sender}")
     words.append(f"─{_ms(hops[-1].seconds)}→ client; in ms")
     if result.attempts > 1:
         words.append(f"(sent {result.attempts} times)")

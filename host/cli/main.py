@@ -24,6 +24,9 @@ _COMMANDS = {
     "coordinator": "Run the daemon that plans, ships and watches.",
     "fleet": "List the devices of a fleet.",
     "status": "Show deployments and their stages.",
+    "plan": "Show the best plan for a bundle on some devices, and why it is the best.",
+    "simulate": "Run a bundle on a fleet that is not there, with what may go wrong.",
+    "bench": "Let devices measure themselves, so that plans rest on what they really do.",
     "deploy": "Put a bundle to work on devices under a name.",
     "undeploy": "Remove a deployment.",
     "infer": "Send photos or tensors through a deployment.",
@@ -31,7 +34,15 @@ _COMMANDS = {
 }
 """Name to one line of help; the command is `command` in `host.cli.<name>`."""
 
-_EXTRAS = {"onnx": "host", "onnx_ir": "host", "onnxscript": "host", "onnxruntime": "onnxruntime", "torch": "torch"}
+_EXTRAS = {
+    "highspy": "fleet",
+    "matplotlib": "report",
+    "onnx": "host",
+    "onnx_ir": "host",
+    "onnxruntime": "onnxruntime",
+    "onnxscript": "host",
+    "torch": "torch",
+}
 """Package that a gateway may lack to the extra that brings it."""
 
 INTERRUPTED = 130

@@ -12,6 +12,8 @@ from host.errors import PackageError
 from host.package import Packaged, PackageRequest, package
 from host.partition.shards import MAX_SHARDS
 from host.passes.transaction import NOTHING
+from host.planning.branches import sections_of
+from host.planning.workload import wire_bytes
 from host.sign import signature_text
 
 
@@ -33,6 +35,10 @@ def command(
         str | None, typer.Option(help="Date to write into the bundle as its expiry, YYYY-MM-DD.")
     ] = None,
     max_shards: Annotated[int, typer.Option(min=1, help="Join small layers to at most so many shards.")] = MAX_SHARDS,
+    slice_above: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="BYTES", help="Slice layers above this too; default: those above the limit."),
+    ] = None,
     key: Annotated[Path | None, typer.Option(help="Ed25519 private key (PEM) to sign the bundle with.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is there.")] = False,
 ) -> None:
@@ -49,6 +55,7 @@ def command(
         version=version,
         expires=expires,
         max_shards=max_shards,
+        slice_above_bytes=slice_above,
         key=key,
         replace=force,
     )
@@ -103,6 +110,10 @@ def _report(result: Packaged) -> None:
     rows.add_row("layers", str(len(manifest.layers)))
     rows.add_row("shards", str(len(manifest.shards)))
     rows.add_row("largest shard", f"{size_text(largest)} of {size_text(manifest.max_shard_bytes)} allowed")
+    if sections := sections_of(manifest, wire_bytes(manifest)):
+        where = ", ".join(f"{section.first}-{section.stop - 1}" for section in sections[:8])
+        more = f" and {len(sections) - 8} more places" if len(sections) > 8 else ""
+        rows.add_row("may run side by side", f"branches in shards {where}{more}")
     rows.add_row("shards in all", size_text(sum(blob.size_bytes for blob in manifest.blobs(0, len(manifest.shards)))))
     for evaluation in result.report.evaluations:
         rows.add_row(f"fidelity, {evaluation.where}", _fidelity_text(evaluation))

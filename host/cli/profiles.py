@@ -16,7 +16,7 @@ def command(
     if profile is not None:
         print_json(msgspec.to_builtins(load_profile(profile)))
         return
-    rows = table("id", "device", "arch", "isa", ">cores", ">usable RAM", ">largest shard", "stock image")
+    rows = table("id", "device", "arch", "isa", ">cores", ">usable RAM", ">largest shard", ">watts", "stock image")
     for name in profile_ids():
         found = load_profile(name)
         rows.add_row(
@@ -27,6 +27,7 @@ def command(
             str(found.cores),
             size_text(found.usable_memory_bytes),
             size_text(found.shard_limit_bytes),
+            "?" if found.power is None else f"{found.power.idle_watts:g}–{found.power.busy_watts:g}",
             "runs the agent" if found.system.runs_on_stock_image else found.system.remedy,
         )
     out.print(rows)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
+from rich.table import Table
 
-from edge.formats.plan import Deployment, Plan
+from edge.formats.plan import Deployment, Plan, Stage
 from edge.formats.topics import check_name
 from host.cli.console import err, out, print_json, size_text, table
 from host.cli.options import DEFAULT_BROKER, DEFAULT_FLEET, Broker, Fleet, Json, quiet_transport
+from host.cli.plan_text import rate_text, runner_names, summary_lines
 from host.errors import FleetError
 from host.fleet.jobs import unknown_deployment
 from host.fleet.observe import FleetView, look
@@ -38,13 +41,50 @@ def command(
 
 
 def condition(deployment: Deployment, view: FleetView) -> str:
-    """Say in a few words whether a deployment can answer."""
+    """Say in a few words whether a deployment can answer: each stage needs one of its runners or standbys."""
     stages = deployment.plan.stages if deployment.plan is not None else ()
-    away = sorted({s.device for s in stages if not any(map(view.online, (s.device, *s.standbys)))})
-    if away:
-        return f"broken: {', '.join(away)} offline"
-    failed = [f"{s.device}: {reason}" for s in stages if (reason := view.failure(s.device, deployment)) is not None]
-    return f"broken: {'; '.join(failed)}" if failed else "serving"
+    trouble = view.trouble(deployment)
+    unmended = f"; it cannot be mended: {trouble}" if trouble is not None else ""
+    gone = [stage for stage in stages if not any(map(view.online, stage.devices))]
+    if gone:
+        return f"broken: {', '.join(sorted({name for stage in gone for name in stage.runners}))} offline{unmended}"
+    failed = {name: reason for s in stages for name in s.runners if (reason := view.failure(name, deployment))}
+    stuck = [stage for stage in stages if all(name in failed or not view.online(name) for name in stage.devices)]
+    if stuck:
+        reasons = [f"{name}: {failed[name]}" for stage in stuck for name in stage.runners if name in failed]
+        return f"broken: {'; '.join(reasons)}{unmended}"
+    away = sorted({name for stage in stages for name in stage.runners if name in failed or not view.online(name)})
+    return f"serving without {', '.join(away)}" if away else "serving"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measured:
+    """What the devices of a stage say of it.
+
+    Attributes:
+        frames: that they ran.
+        run_seconds: inside the runtime, the mean over the devices.
+    """
+
+    frames: int
+    run_seconds: float
+
+
+def measured(stage: Stage, deployment: Deployment, view: FleetView) -> Measured | None:
+    """Return what a stage takes as its devices measure it now, None when none has said so."""
+    loads = [
+        load
+        for seen in view.devices
+        if seen.online and seen.node.name in stage.devices and seen.node.heartbeat is not None
+        for load in seen.node.heartbeat.stages
+        if (load.deployment, load.epoch, load.stage) == (deployment.name, deployment.epoch, stage.index)
+        and load.frames > 0
+    ]
+    if not loads:
+        return None
+    return Measured(
+        frames=sum(load.frames for load in loads), run_seconds=sum(load.run_seconds for load in loads) / len(loads)
+    )
 
 
 def _overview(chosen: list[Deployment], view: FleetView, fleet: str) -> None:
@@ -54,8 +94,14 @@ def _overview(chosen: list[Deployment], view: FleetView, fleet: str) -> None:
     rows = table("deployment", "state", "epoch", "devices", ">predicted requests/s")
     for value in chosen:
         plan = value.plan
-        devices = " → ".join(stage.device for stage in plan.stages) if plan is not None else ""
-        rows.add_row(value.name, condition(value, view), value.epoch, devices, rate(plan) if plan is not None else "")
+        devices = _way(plan) if plan is not None else ""
+        rows.add_row(
+            value.name,
+            condition(value, view),
+            value.epoch,
+            devices,
+            rate_text(plan.bottleneck_seconds) if plan is not None else "",
+        )
     out.print(rows)
 
 
@@ -63,34 +109,68 @@ def _detail(value: Deployment, view: FleetView) -> None:
     plan = value.plan
     if plan is None:
         return
-    out.print(f"{value.name}: {condition(value, view)}, epoch {value.epoch}, mode {value.mode}, window {value.window}")
-    out.print(plan_table(plan, view))
     out.print(
-        f"predicted: {rate(plan)} requests/s, {plan.latency_seconds * 1e3:.1f} ms a request; bound by {plan.binds}"
+        f"{value.name}: {condition(value, view)}, epoch {value.epoch}, mode {value.mode}, window {value.window}, "
+        f"codec {value.codec}, for {plan.objective}",
+        markup=False,
+        soft_wrap=True,
     )
+    out.print(plan_table(plan, view, value))
+    for line in summary_lines(plan):
+        out.print(line, markup=False, soft_wrap=True)
 
 
-def rate(plan: Plan) -> str:
-    """Return the predicted throughput of a plan in requests a second."""
-    return f"{1 / plan.bottleneck_seconds:.1f}" if plan.bottleneck_seconds > 0 else "?"
+def _way(plan: Plan) -> str:
+    """Return the devices in the order in which a request meets them."""
+    return " → ".join(" ∥ ".join(runner_names(stage) for stage in step) for step in plan.steps())
 
 
-def plan_table(plan: Plan, view: FleetView | None = None) -> Any:
-    """Return a table of the stages of a plan."""
-    rows = table(">stage", "device", ">shards", ">predicted ms", ">memory", ">in", ">out", *(["state"] if view else []))
+def plan_table(plan: Plan, view: FleetView | None = None, deployment: Deployment | None = None) -> Table:
+    """Return a table of the stages of a plan.
+
+    Args:
+        plan: whose stages they are.
+        view: of the fleet, for the state of the devices.
+        deployment: of the plan, for what its stages measure; needs `view`.
+    """
+    known: dict[int, Measured] = {}
+    if view is not None and deployment is not None:
+        known = {stage.index: found for stage in plan.stages if (found := measured(stage, deployment, view))}
+    measures = [">measured ms", ">of predicted"] if known else []
+    state = ["state"] if view is not None else []
+    rows = table(">stage", "device", ">shards", ">predicted ms", "from", *measures, ">memory", ">in", ">out", *state)
     for stage in plan.stages:
-        state = [] if view is None else ["online" if view.online(stage.device) else "offline"]
         rows.add_row(
-            str(stage.index),
-            stage.device,
+            f"∥ {stage.index}" if stage.beside else str(stage.index),
+            runner_names(stage),
             f"{stage.first_shard}–{stage.stop_shard - 1}",
             f"{stage.predicted_seconds * 1e3:.1f}",
+            stage.source,
+            *(_measured_cells(stage, known.get(stage.index)) if known else ()),
             size_text(stage.memory_bytes),
             size_text(stage.received_bytes),
             size_text(stage.sent_bytes),
-            *state,
+            *(() if view is None else (_state(stage, view),)),
         )
     return rows
+
+
+def _measured_cells(stage: Stage, found: Measured | None) -> tuple[str, str]:
+    if found is None:
+        return "", ""
+    ratio = _ratio(stage, found)
+    return f"{found.run_seconds * 1e3:.1f}", "" if ratio is None else f"{ratio:.0%}"
+
+
+def _ratio(stage: Stage, found: Measured) -> float | None:
+    return found.run_seconds / stage.predicted_seconds if stage.predicted_seconds > 0 else None
+
+
+def _state(stage: Stage, view: FleetView) -> str:
+    online = sum(map(view.online, stage.runners))
+    if len(stage.runners) == 1:
+        return "online" if online else "offline"
+    return f"{online} of {len(stage.runners)} online"
 
 
 def _record(value: Deployment, view: FleetView) -> dict[str, Any]:
@@ -102,19 +182,31 @@ def _record(value: Deployment, view: FleetView) -> dict[str, Any]:
         "epoch": value.epoch,
         "mode": value.mode,
         "window": value.window,
+        "codec": value.codec,
+        "objective": plan.objective if plan is not None else None,
         "holders": list(value.holders),
         "predicted_bottleneck_seconds": plan.bottleneck_seconds if plan is not None else None,
         "predicted_latency_seconds": plan.latency_seconds if plan is not None else None,
-        "stages": [
-            {
-                "index": stage.index,
-                "device": stage.device,
-                "online": view.online(stage.device),
-                "first_shard": stage.first_shard,
-                "stop_shard": stage.stop_shard,
-                "predicted_seconds": stage.predicted_seconds,
-                "memory_bytes": stage.memory_bytes,
-            }
-            for stage in stages
-        ],
+        "predicted_energy_joules": plan.energy_joules if plan is not None else None,
+        "stages": [_stage_record(stage, value, view) for stage in stages],
+    }
+
+
+def _stage_record(stage: Stage, deployment: Deployment, view: FleetView) -> dict[str, Any]:
+    found = measured(stage, deployment, view)
+    return {
+        "index": stage.index,
+        "device": stage.device,
+        "online": view.online(stage.device),
+        "replicas": [{"device": name, "online": view.online(name)} for name in stage.replicas],
+        "standbys": [{"device": name, "online": view.online(name)} for name in stage.standbys],
+        "beside": stage.beside,
+        "first_shard": stage.first_shard,
+        "stop_shard": stage.stop_shard,
+        "predicted_seconds": stage.predicted_seconds,
+        "source": stage.source,
+        "measured_seconds": None if found is None else found.run_seconds,
+        "measured_of_predicted": None if found is None else _ratio(stage, found),
+        "frames": 0 if found is None else found.frames,
+        "memory_bytes": stage.memory_bytes,
     }

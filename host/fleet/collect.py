@@ -51,6 +51,12 @@ class Collector:
         """Ask again for what did not come."""
         return self._perform(self._fetcher.tick(now), now)
 
+    def drop(self, digests: Iterable[str]) -> None:
+        """Forget about blobs: fetches under way, and why one failed."""
+        for digest in digests:
+            self._fetcher.forget(digest)
+            self._failures.pop(digest, None)
+
     def failure(self, blobs: Iterable[Blob]) -> str | None:
         """Say why one of `blobs` cannot be had, or None while there is hope."""
         return next((self._failures[blob.digest] for blob in blobs if blob.digest in self._failures), None)

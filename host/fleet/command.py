@@ -41,12 +41,13 @@ _COORDINATOR_SECONDS = 15.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shipping:
-    """How far one device is."""
+    """How far one device is with its stages."""
 
-    stage: int
+    stages: tuple[int, ...]
     done_bytes: int = 0
     total_bytes: int = 0
     phase: str = "waiting"
+    lacks: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,7 +132,7 @@ class _Progress:
         if levels == ("deployment", self.course.name, "desired"):
             deployment = decode_deployment(event.payload)
             if deployment.plan is not None and deployment.epoch != self.course.epoch:
-                devices = {stage.device: Shipping(stage=stage.index) for stage in deployment.plan.stages}
+                devices = _waiting(deployment.plan)
                 self._change(replace(self.course, epoch=deployment.epoch, plan=deployment.plan, devices=devices))
         elif levels[0] == "device" and levels[2] == "event" and levels[1] in self.course.devices:
             self._device(levels[1], decode_message(event.payload, object))
@@ -141,14 +142,24 @@ class _Progress:
             return
         before = self.course.devices[device]
         if isinstance(message, Ready):
-            size = max(before.total_bytes, message.fetched_bytes)
-            after = replace(before, phase="ready", done_bytes=size, total_bytes=size)
+            size, lacks = max(before.total_bytes, message.fetched_bytes), before.lacks - {message.stage}
+            phase = before.phase if lacks else "ready"
+            after = replace(before, phase=phase, done_bytes=size, total_bytes=size, lacks=lacks)
         elif before.phase != "ready":
             done, total = message.done_bytes, message.total_bytes
             after = replace(before, phase=message.phase, done_bytes=done, total_bytes=total)
         else:
             return
         self._change(replace(self.course, devices={**self.course.devices, device: after}))
+
+
+def _waiting(plan: Plan) -> dict[str, Shipping]:
+    """Return every device of a plan that has heard nothing yet, in the order of the stages."""
+    stages: dict[str, list[int]] = {}
+    for stage in plan.stages:
+        for name in stage.devices:
+            stages.setdefault(name, []).append(stage.index)
+    return {name: Shipping(stages=tuple(found), lacks=frozenset(found)) for name, found in stages.items()}
 
 
 def _find_coordinator(link: FleetLink, keeper: LeaseKeeper, progress: _Progress) -> str | None:

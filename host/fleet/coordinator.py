@@ -24,17 +24,18 @@ from edge.formats.message import (
     encode_message,
 )
 from edge.formats.plan import Deployment, Epoch, encode_deployment
-from edge.formats.topics import check_name
 from edge.transport import Channel, Connected, Disconnected, Publication, Received, Subscribed, TransportEvent
 from host.bundle import fleet_blobs
 from host.fleet.blobs import BlobSource, answer_requests
 from host.fleet.collect import Collector
 from host.fleet.effects import CoordinatorEffect, Keep, Request, Subscribe, Told
 from host.fleet.identity import Caller, birth, epoch_id, heartbeat, retained
-from host.fleet.jobs import DeployJob, Desk, Job, UndeployJob, outcome_of, reply
+from host.fleet.jobs import DeployJob, Desk, Job, UndeployJob
 from host.fleet.lease import LeaseKeeper
 from host.fleet.ledger import Ledger, News
+from host.fleet.outcomes import outcome_of, replies, request_fault
 from host.fleet.roster import HEARTBEAT_SECONDS, Roster
+from host.fleet.watch import Replan, Watch, trouble_event
 
 _log = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ class Coordinator(Desk):
         keeper: LeaseKeeper,
         staying: bool,
         known: Iterable[Deployment] = (),
+        horizon_seconds: float | None = None,
     ) -> None:
         """Start with nobody known.
 
@@ -67,6 +69,7 @@ class Coordinator(Desk):
             keeper: of the lease.
             staying: whether it stays after its commands, so that others may fetch from it later.
             known: serving values of an earlier life.
+            horizon_seconds: over which a better plan must pay for its change; None never to plan again by itself.
         """
         self.caller = caller
         self.roster = Roster(caller.topics)
@@ -74,6 +77,7 @@ class Coordinator(Desk):
         self.collector = collector
         self.staying = staying
         self._keeper = keeper
+        self._watch = None if horizon_seconds is None else Watch(self, horizon_seconds=horizon_seconds)
         self._ledger = Ledger(known)
         self._jobs: dict[str, Job] = {}
         self._told: dict[str, str] = {}
@@ -84,6 +88,7 @@ class Coordinator(Desk):
         self._beat_at = 0.0
         self._announce_at: float | None = None
         self._announced_at = float("-inf")
+        self._planned = False
         topics = caller.topics
         self._routes: Mapping[str, Callable[[Received, float], list[CoordinatorEffect]]] = {
             topics.lease(): self._lease,
@@ -121,6 +126,11 @@ class Coordinator(Desk):
         """See `Desk.names`."""
         return self._ledger.names()
 
+    def may_plan(self) -> bool:
+        """See `Desk.may_plan`."""
+        may, self._planned = not self._planned, True
+        return may
+
     # ------------------------------------------------------------------------------------------------- from outside
     @property
     def busy(self) -> bool:
@@ -156,6 +166,9 @@ class Coordinator(Desk):
             return self._progress(self._jobs[request_id])
         if fault := self._fault(request):
             return self._news(request.reply_to, self._remember(outcome_of(request_id, reason=fault)))
+        for other in self._jobs.values():
+            if other.name == request.name:
+                other.cancel("another command came", now)  # one of its own, which goes before no person's
         job: Job = (
             DeployJob(request, self, now=now)
             if isinstance(request, DeployRequest)
@@ -174,11 +187,8 @@ class Coordinator(Desk):
 
     def leave(self) -> list[CoordinatorEffect]:
         """Give the lease back and sign off."""
-        effects: list[CoordinatorEffect] = []
         lease = self._keeper.give_back()
-        if lease is not None:
-            effects.append(retained(self.caller.topics.lease(), encode_message(lease)))
-        return effects
+        return [] if lease is None else [retained(self.caller.topics.lease(), encode_message(lease))]
 
     def wanted(self) -> set[str] | None:
         """Return the digests of all blobs that what is served needs, None when that cannot be told now."""
@@ -198,6 +208,7 @@ class Coordinator(Desk):
     def tick(self, now: float) -> list[CoordinatorEffect]:
         """Do what is due; call it several times a second."""
         effects: list[CoordinatorEffect] = []
+        self._planned = False
         lease = self._keeper.claim(now) if Channel.CONTROL in self._up else None
         if lease is not None:
             _log.info("claims the lease with term %d", lease.term)
@@ -210,7 +221,21 @@ class Coordinator(Desk):
         if self.collector is not None:
             effects += self.collector.tick(now)
         for job in tuple(self._jobs.values()):
-            effects += self._step(job, now)
+            if next(other for other in self._jobs.values() if other.name == job.name) is job:
+                effects += self._step(job, now)
+        return effects + self._replan(now)
+
+    def _replan(self, now: float) -> list[CoordinatorEffect]:
+        """Look after what is served, and begin to replace the plans that should be."""
+        if self._watch is None or Channel.CONTROL not in self._up:
+            return []
+        effects: list[CoordinatorEffect] = []
+        busy = {job.name for job in self._jobs.values()}
+        for step in self._watch.tick(self._ledger.values(), busy, now, acting=self._keeper.holds(now)):
+            if isinstance(step, Replan):
+                self._jobs[step.request.request_id] = DeployJob(step.request, self, now=now, plan=step.plan)
+            else:
+                effects.append(step)
         return effects
 
     # ------------------------------------------------------------------------------------------------------- jobs
@@ -224,26 +249,22 @@ class Coordinator(Desk):
             effects.append(effect)
         if job.outcome is not None:
             del self._jobs[job.request_id]
+            if self._watch is not None and job.replans:
+                self._watch.ended(job.name, job.outcome, now)
             effects += self._news(job.reply_to, self._remember(job.outcome))
         elif self._told.get(job.request_id) != job.phase():
             effects += self._progress(job)
         return effects
 
     def _fault(self, request: Request) -> str | None:
-        try:
-            check_name(request.name, what="deployment name")
-            for node in (*request.devices, *request.holders) if isinstance(request, DeployRequest) else ():
-                check_name(node, what="device name")
-        except FormatError as error:
-            return str(error)
+        if fault := request_fault(request):
+            return fault
         if self._keeper.other is not None:
             return f"coordinator {self._keeper.other} holds the lease, ask it"
-        if any(job.name == request.name for job in self._jobs.values()):
+        if any(job.name == request.name and not job.replans for job in self._jobs.values()):
             return f"{request.name} is being changed by another command; try again when it is done"
         if len(self._jobs) >= MAX_JOBS:
             return f"more than {MAX_JOBS} commands at once"
-        if isinstance(request, DeployRequest) and not 1 <= request.window <= 1024:
-            return f"window {request.window} is not between 1 and 1024"
         return None
 
     def _remember(self, outcome: CommandOutcome) -> CommandOutcome:
@@ -259,12 +280,7 @@ class Coordinator(Desk):
         return self._news(job.reply_to, outcome)
 
     def _news(self, reply_to: str, outcome: CommandOutcome) -> list[CoordinatorEffect]:
-        effects: list[CoordinatorEffect] = [Told(outcome=outcome)]
-        levels = self.caller.topics.parse(reply_to) if reply_to else None
-        # Answers go to a node's event topic and nowhere else, whatever the request says.
-        if levels is not None and len(levels) == 3 and (levels[0], levels[2]) == ("device", "event"):
-            effects.append(reply(reply_to, outcome))
-        return effects
+        return [Told(outcome=outcome), *replies(self.caller.topics, reply_to, outcome)]
 
     # --------------------------------------------------------------------------------------------------- messages
     def _connected(self, channel: Channel, now: float) -> list[CoordinatorEffect]:
@@ -318,6 +334,8 @@ class Coordinator(Desk):
 
     def _device_event(self, event: Received, device: str, now: float) -> None:
         message = decode_message(event.payload, object)
+        if self._watch is not None and isinstance(message, Failed | Ready) and device != self.caller.node:
+            self._watch.receive(device, message, now)
         if isinstance(message, Progress | Ready | Failed | Dropped):
             for job in self._jobs.values():
                 job.receive(device, message, now)
@@ -377,4 +395,6 @@ class Coordinator(Desk):
             effects.append(retained(self.caller.topics.lease(), encode_message(lease)))
         topics = self.caller.topics
         effects += [retained(topics.serving(value.name), encode_deployment(value)) for value in self._ledger.values()]
+        if self._watch is not None and self._keeper.holds(now):
+            effects += [trouble_event(self.caller, trouble) for trouble in self._watch.troubles()]
         return effects

@@ -22,6 +22,7 @@ from host.fleet.effects import CoordinatorEffect, Keep, Request, Subscribe, Told
 from host.fleet.identity import Caller
 from host.fleet.lease import LeaseKeeper
 from host.fleet.link import FleetLink
+from host.planning.replan import HORIZON_SECONDS
 
 _log = logging.getLogger(__name__)
 
@@ -140,7 +141,13 @@ def describe(outcome: CommandOutcome) -> str:
 
 @contextlib.contextmanager
 def open_coordinator(
-    url: str, *, fleet: str, name: str, folder: Path, connect_seconds: float
+    url: str,
+    *,
+    fleet: str,
+    name: str,
+    folder: Path,
+    connect_seconds: float,
+    horizon_seconds: float | None = HORIZON_SECONDS,
 ) -> Iterator[CoordinatorLoop]:
     """Run a daemon for the length of a `with` block; its blobs and deployments are kept in `folder`.
 
@@ -150,6 +157,7 @@ def open_coordinator(
         name: node name of the coordinator.
         folder: made when it does not exist.
         connect_seconds: how long the first connection may take.
+        horizon_seconds: at full load, over which a better plan must pay for its change; None never to plan again.
 
     Raises:
         StoreError: the folder cannot be used.
@@ -166,6 +174,7 @@ def open_coordinator(
             keeper=LeaseKeeper(node=name, session=caller.session, now=time.monotonic()),
             staying=True,
             known=state.serving(),
+            horizon_seconds=horizon_seconds,
         )
         with FleetLink(url, caller, will=coordinator.will, connect_seconds=connect_seconds) as link:
             yield CoordinatorLoop(coordinator, link, state=state, store=store)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from edge.errors import BundleError, ShardwireError
-from edge.formats.bundle import Manifest, decode_manifest
+from edge.formats.bundle import Blob, Manifest, decode_manifest
 from edge.formats.frame import decode_frame
 from edge.formats.message import (
     CommandOutcome,
@@ -16,20 +16,21 @@ from edge.formats.message import (
     Progress,
     Ready,
     UndeployRequest,
-    encode_message,
 )
-from edge.formats.plan import Deployment, encode_deployment
-from edge.transport import Channel, Publication
+from edge.formats.plan import Codec, Deployment, Plan, encode_deployment
+from edge.transport import Publication
 from host.bundle import fleet_blobs
 from host.errors import FleetError, PlanError
 from host.fleet.blobs import BlobSource
+from host.fleet.codec_choice import plan_any_codec
 from host.fleet.collect import Collector
 from host.fleet.effects import JobEffect, Keep
 from host.fleet.identity import Caller, retained
+from host.fleet.outcomes import outcome_of, unknown_deployment
 from host.fleet.probe import GoldenCase
 from host.fleet.rollout import Phase, Rollout
 from host.fleet.roster import Roster
-from host.fleet.survey import choose_devices, plan_for
+from host.fleet.survey import PlanOrder, choose_devices
 
 GATHER_SECONDS = 3.0
 """How long named devices have to answer a hello before they count as away."""
@@ -38,6 +39,9 @@ KNOWN_SECONDS = 1.5
 """How long retained values and answers to a hello may take to arrive."""
 
 DROP_SECONDS = 10.0
+PLAN_SECONDS = 1.5
+"""Processor time that a plan may take here: heartbeats wait for it, and who is silent for 3 s counts as gone."""
+
 _REPEAT_SECONDS = 2.0
 
 DeviceEvent = Progress | Ready | Failed | Dropped
@@ -64,6 +68,9 @@ class Desk(Protocol):
     def names(self) -> Sequence[str]:
         """Return the names of all deployments that are served."""
 
+    def may_plan(self) -> bool:
+        """Whether a plan may be made now, and by nobody else before time has passed again."""
+
 
 class Job(Protocol):
     """One command at work."""
@@ -72,6 +79,10 @@ class Job(Protocol):
     name: str
     reply_to: str
     outcome: CommandOutcome | None
+
+    @property
+    def replans(self) -> bool:
+        """Whether nobody but the coordinator itself asked for this."""
 
     def phase(self) -> str:
         """Say in a word what is going on."""
@@ -92,23 +103,33 @@ class Job(Protocol):
         """Stop, leaving things as they were."""
 
 
-def outcome_of(request_id: str, *, reason: str = "", epoch: str = "") -> CommandOutcome:
-    """Return a final outcome; without a reason it is good."""
-    return CommandOutcome(request_id=request_id, done=True, ok=not reason, epoch=epoch, reason=reason)
-
-
 class DeployJob:
     """Collect the bundle, find the devices, plan, and roll out."""
 
-    def __init__(self, request: DeployRequest, desk: Desk, *, now: float) -> None:
+    def __init__(self, request: DeployRequest, desk: Desk, *, now: float, plan: Plan | None = None) -> None:
+        """Start with nothing done.
+
+        Args:
+            request: what is asked for.
+            desk: what jobs share.
+            now: monotonic seconds.
+            plan: that was decided on already, when the coordinator asks itself to replace one.
+        """
         self.request_id, self.name, self.reply_to = request.request_id, request.name, request.reply_to
         self.outcome: CommandOutcome | None = None
         self.rollout: Rollout | None = None
+        self._decided = plan
+        self._asked: set[str] = set()
         self._request = request
         self._desk = desk
         self._began = now
         self._manifest: Manifest | None = None
         self._doing = "fetching the bundle"
+
+    @property
+    def replans(self) -> bool:
+        """See `Job.replans`."""
+        return self._decided is not None
 
     def phase(self) -> str:
         """See `Job.phase`."""
@@ -155,14 +176,22 @@ class DeployJob:
         if self._manifest is None and blobs.has(self._request.manifest.digest):
             where = f"bundle {self._request.manifest.digest[7:19]}"
             self._manifest = decode_manifest(blobs.read(self._request.manifest.digest), where=where)
-        return self._manifest is not None and all(blobs.has(blob.digest) for blob in fleet_blobs(self._manifest))
+        return self._manifest is not None and all(blobs.has(blob.digest) for blob in self._needed(self._manifest))
+
+    def _needed(self, manifest: Manifest) -> Sequence[Blob]:
+        """What must be here before it begins: to replace a plan, not the shards, which devices have."""
+        return tuple(probe_blobs(manifest) if self.replans else fleet_blobs(manifest))
 
     def _collect(self, now: float) -> Sequence[Publication]:
         collector = self._desk.collector
-        wanted = [self._request.manifest] if self._manifest is None else list(fleet_blobs(self._manifest))
+        wanted = [self._request.manifest] if self._manifest is None else self._needed(self._manifest)
         if collector is None:
             missing = next(blob.digest for blob in wanted if not self._desk.blobs.has(blob.digest))
             raise BundleError(f"blob {missing} is not in the bundle; package or copy it again")
+        if fresh := [blob.digest for blob in wanted if blob.digest not in self._asked]:
+            # Others may have asked in vain, and elsewhere.
+            collector.drop(fresh)
+            self._asked.update(fresh)
         if (failure := collector.failure(wanted)) is not None:
             raise FleetError(failure)
         return collector.want(wanted, self._request.holders, now)
@@ -184,35 +213,66 @@ class DeployJob:
         if manifest is None or not self._gathered(now):
             self._doing = "gathering devices"
             return
+        if not self._has_plan and not desk.may_plan():
+            return
         epoch = desk.next_epoch(request.name, now)
         if epoch is None:
             self._doing = "waiting for the lease"
             return
+        self._prepare(manifest, epoch, now)
+
+    @property
+    def _has_plan(self) -> bool:
+        return self._decided is not None and self._request.codec != "auto"
+
+    def _plan(self, manifest: Manifest, current: Plan | None, now: float) -> tuple[Plan, Codec]:
+        request, desk = self._request, self._desk
+        if self._decided is not None and request.codec != "auto":
+            return self._decided, request.codec  # see `_has_plan`
+        wanted, fleet = request.constraints.devices, desk.caller.topics.fleet
+        chosen = choose_devices(desk.roster, wanted, manifest, now=now, fleet=fleet)
+        order = PlanOrder(
+            digest=request.manifest.digest,
+            objective=request.objective,
+            window=request.window,
+            constraints=request.constraints,
+            mode=request.mode,
+            current=current,
+            seconds=PLAN_SECONDS,
+        )
+        return plan_any_codec(manifest, chosen, order, codec=request.codec, speeds=desk.roster.speeds())
+
+    def _prepare(self, manifest: Manifest, epoch: str, now: float) -> None:
+        request, desk = self._request, self._desk
         cases = self._cases(manifest)
         if not cases:
             raise PlanError(f"bundle {manifest.name!r} has no golden input to probe a new epoch with")
-        chosen = choose_devices(desk.roster, request.devices, manifest, now=now, fleet=desk.caller.topics.fleet)
-        plan = plan_for(manifest, chosen, objective=request.objective, window=request.window, use_all=request.use_all)
-        devices = tuple(dict.fromkeys(stage.device for stage in plan.stages))
+        serving = desk.serving(request.name)
+        current = serving.plan if serving is not None and serving.manifest == request.manifest else None
+        plan, codec = self._plan(manifest, current, now)
+        # Who held it before may be the only one: it keeps the blobs of the epoch before the one that serves.
+        before = [name for name in _holders(current) if desk.roster.online(name, now)]
         desired = Deployment(
             name=request.name,
             epoch=epoch,
             manifest=request.manifest,
             plan=plan,
-            holders=(desk.caller.node, *devices),
+            holders=tuple(dict.fromkeys((desk.caller.node, *before, *_holders(plan)))),
             mode=request.mode,
             window=request.window,
+            codec=codec,
+            constraints=request.constraints,
         )
         self.rollout = Rollout(desired, manifest, cases, desk.caller, staying=desk.staying, now=now)
 
     def _gathered(self, now: float) -> bool:
         waited = self._desk.since_hello(now)
-        if waited < 0:
-            return False
-        if not self._request.devices:
+        if waited < 0 or self.replans:
+            return waited >= 0
+        if not self._request.constraints.devices:
             return waited >= KNOWN_SECONDS
         here = {node.name for node in self._desk.roster.agents_online(now)}
-        return here.issuperset(self._request.devices) or min(waited, now - self._began) >= GATHER_SECONDS
+        return here.issuperset(self._request.constraints.devices) or min(waited, now - self._began) >= GATHER_SECONDS
 
     def _drive(self, rollout: Rollout, now: float) -> list[JobEffect]:
         effects: list[JobEffect] = list(rollout.tick(now, lambda name: self._desk.roster.online(name, now)))
@@ -239,6 +299,11 @@ class UndeployJob:
         self._waiting: set[str] = set()
         self._seen = False
         self._publish_at = now
+
+    @property
+    def replans(self) -> bool:
+        """See `Job.replans`."""
+        return False
 
     def phase(self) -> str:
         """See `Job.phase`."""
@@ -294,7 +359,7 @@ class UndeployJob:
         if epoch is None:
             return []
         self._tombstone = Deployment(name=self.name, epoch=epoch, manifest=None, plan=None)
-        self._waiting = {stage.device for stage in serving.plan.stages} if serving.plan is not None else set()
+        self._waiting = set(_holders(serving.plan))
         return [Keep(deployment=self._tombstone)]
 
     def _publications(self, tombstone: Deployment) -> list[Publication]:
@@ -302,12 +367,12 @@ class UndeployJob:
         return [retained(topic, payload) for topic in (topics.desired(self.name), topics.serving(self.name))]
 
 
-def unknown_deployment(name: str, names: Sequence[str]) -> str:
-    """Return the line for a deployment that nobody serves."""
-    there = f"there are: {', '.join(names)}" if names else "there is none"
-    return f"no deployment called {name!r}; {there}"
+def probe_blobs(manifest: Manifest) -> Iterator[Blob]:
+    """Yield what a coordinator needs of a bundle to probe an epoch of it."""
+    for pair in manifest.golden:
+        yield from (pair.inputs, pair.whole)
 
 
-def reply(reply_to: str, outcome: CommandOutcome) -> Publication:
-    """Return the message to the one who asked."""
-    return Publication(channel=Channel.CONTROL, topic=reply_to, payload=encode_message(outcome), qos=1)
+def _holders(plan: Plan | None) -> tuple[str, ...]:
+    """The devices of a plan, which hold what their stages need."""
+    return tuple(dict.fromkeys(name for stage in (plan.stages if plan is not None else ()) for name in stage.devices))

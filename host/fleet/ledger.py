@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from enum import Enum
 
-from edge.errors import FormatError
-from edge.formats.plan import Deployment, Epoch, decode_deployment, parse_epoch
+from edge.formats.plan import Deployment, Epoch, parse_epoch
+from edge.protocol.readings import Readings
 
 
 class News(Enum):
@@ -23,6 +23,7 @@ class Ledger:
     def __init__(self, known: Iterable[Deployment] = ()) -> None:
         self._serving: dict[str, Deployment] = {}
         self._epochs: dict[str, Epoch] = {}
+        self._readings = Readings()
         for value in known:
             self.keep(value)
 
@@ -40,12 +41,11 @@ class Ledger:
 
         Raises:
             FormatError: malformed, or under another name.
+            UnsupportedVersion: another major version.
         """
         if not payload or kind not in ("desired", "serving"):
             return None
-        value = decode_deployment(payload)
-        if value.name != name:
-            raise FormatError(f"deployment {name!r}: the value is of {value.name[:64]!r}")
+        value = self._readings.read(f"{name}/{kind}", payload, name=name)
         if kind == "serving":
             return value, self.keep(value)
         self._note(value)

@@ -26,12 +26,16 @@ class LocalAgent:
         profile: id of the profile that it pretends to have.
         threads: of one operator; this machine's cores are shared.
         memory_limit_bytes: most that its stages may take, None for what the profile says.
+        within: command that runs the one behind it, such as `ip netns exec pi-1`; nothing for a plain process.
+        url: of the broker as this agent reaches it, None for the url of all.
     """
 
     name: str
     profile: str
     threads: int = 1
     memory_limit_bytes: int | None = None
+    within: tuple[str, ...] = ()
+    url: str | None = None
 
 
 @contextlib.contextmanager
@@ -66,10 +70,11 @@ def local_agents(
 def _command(url: str, agent: LocalAgent, *, folder: Path, fleet: str) -> list[str]:
     limit = [] if agent.memory_limit_bytes is None else ["--memory-limit", str(agent.memory_limit_bytes)]
     return [
+        *agent.within,
         sys.executable,
         "-P",
         *("-m", "edge.cli"),
-        *("--broker", url),
+        *("--broker", agent.url or url),
         *("--name", agent.name),
         *("--profile", agent.profile),
         *("--fleet", fleet),

@@ -55,6 +55,10 @@ class FleetView:
         """Return why a device does not run its stage of a deployment, None when it said nothing of the kind."""
         return self.failures.get((device, deployment.name, deployment.epoch))
 
+    def trouble(self, deployment: Deployment) -> str | None:
+        """Return why the coordinator cannot mend a deployment that cannot answer, None when it said nothing."""
+        return None if self.coordinator is None else self.failure(self.coordinator, deployment)
+
     def online(self, device: str) -> bool:
         """Tell whether a device is there."""
         return any(seen.online for seen in self.devices if seen.node.name == device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 
 from edge.errors import REQUEST_ERRORS, CorruptFrame, FormatError, RequestError
 from edge.formats.bundle import Manifest
@@ -20,6 +21,9 @@ DEADLINE_SECONDS = 60.0
 RESEND_SECONDS = 15.0
 """A slow device may need long for its first answer: its session allocates then."""
 
+MAX_ROUNDS = 16
+"""How many requests are made of the golden inputs at most, so that replicas answer too."""
+
 _RETRY_SECONDS = 0.5
 _HEADER_BYTES = 1024 * 1024
 
@@ -33,7 +37,11 @@ class GoldenCase:
 
 
 class Probe:
-    """Sends each golden input to stage 0 of an epoch and compares what comes back."""
+    """Sends each golden input to stage 0 of an epoch and compares what comes back.
+
+    Where stages have replicas the inputs go round, to each runner of stage 0 and so often that those of the other
+    stages, who are given frames in turn, answer too.
+    """
 
     def __init__(
         self, deployment: Deployment, cases: Sequence[GoldenCase], manifest: Manifest, caller: Caller, *, now: float
@@ -41,10 +49,13 @@ class Probe:
         if deployment.plan is None or not cases:
             raise ValueError("a probe needs a plan and a golden case")
         self._deployment = deployment
-        self._first_device = deployment.plan.stages[0].device
+        self._first_devices = deployment.plan.stages[0].runners
         self._tolerance = manifest.tolerance
         self._caller = caller
-        self._cases = tuple(cases)
+        inner_runners = max((len(stage.runners) for stage in deployment.plan.stages[1:]), default=1)
+        rounds = min(MAX_ROUNDS, inner_runners * len(self._first_devices))
+        self._golden = len(cases)
+        self._cases = tuple(islice(cycle(cases), max(len(cases), rounds)))
         self._index = 0
         self._attempt = 0
         # Not 0: another probe of the same session may have left pieces of a frame at the device.
@@ -81,7 +92,7 @@ class Probe:
         """Take a packet from this caller's result topic; what is malformed or meant for others is dropped."""
         try:
             data = self._reassembler.add(payload, now)
-            frame = None if data is None else decode_frame(data)
+            frame = None if data is None else decode_frame(data, limit_bytes=self._reassembler.limit_bytes)
         except (FormatError, CorruptFrame):
             return
         if frame is None or self.passed or self.failure is not None:
@@ -103,7 +114,8 @@ class Probe:
     def _answered(self, outputs: Mapping[str, Array], trace: tuple[Hop, ...], now: float) -> None:
         fault = compare(outputs, self._cases[self._index].whole, tolerance=self._tolerance)
         if fault is not None:
-            self.failure = f"the answer to golden input {self._index} is not the whole model's: {fault}"
+            which = self._index % self._golden
+            self.failure = f"the answer to golden input {which} is not the whole model's: {fault}"
             return
         self.trace = trace
         self._index += 1
@@ -112,6 +124,9 @@ class Probe:
 
     def _request_id(self) -> str:
         return f"probe-{self._deployment.name}-{self._deployment.epoch}-{self._index}"
+
+    def _first_device(self) -> str:
+        return self._first_devices[self._index % len(self._first_devices)]
 
     def _frame(self, now: float) -> Iterator[Publication]:
         caller, deployment = self._caller, self._deployment
@@ -124,10 +139,11 @@ class Probe:
             deployment=deployment.name,
             epoch=deployment.epoch,
             stage=0,
+            codec=deployment.codec,
         )
         self._attempt += 1
         self._sequence += 1
         frame = encode_frame(header, self._cases[self._index].inputs)
-        topic = caller.topics.run(self._first_device, deployment.name, deployment.epoch, 0)
+        topic = caller.topics.run(self._first_device(), deployment.name, deployment.epoch, 0)
         for packet in split(frame, sender=caller.node, session=caller.session, sequence=self._sequence):
             yield Publication(channel=Channel.DATA, topic=topic, payload=packet)

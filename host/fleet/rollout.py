@@ -57,14 +57,17 @@ _FINAL = (Phase.SERVING, Phase.ABANDONED)
 
 @dataclass(slots=True)
 class _Member:
-    """One device of the plan."""
+    """One device of the plan, and those of its stages that are not ready."""
 
-    stage: int
+    lacks: set[int]
     active_at: float
     seen_at: float
     answered: bool = False
-    ready: bool = False
     dropped: bool = False
+
+    @property
+    def ready(self) -> bool:
+        return not self.lacks
 
 
 class Rollout:
@@ -103,11 +106,11 @@ class Rollout:
         self._caller = caller
         self._publish_at = now
         self._give_up_at = 0.0
-        self._members = {
-            name: _Member(stage=stage.index, active_at=now, seen_at=now)
-            for stage in deployment.plan.stages
-            for name in (stage.device, *stage.standbys)
-        }
+        self._members: dict[str, _Member] = {}
+        for stage in deployment.plan.stages:
+            for name in stage.devices:
+                member = self._members.setdefault(name, _Member(lacks=set(), active_at=now, seen_at=now))
+                member.lacks.add(stage.index)
 
     @property
     def over(self) -> bool:
@@ -127,8 +130,8 @@ class Rollout:
             return
         member.answered, member.active_at = True, now
         match event:
-            case Ready() if event.stage == member.stage:
-                member.ready = True
+            case Ready():
+                member.lacks.discard(event.stage)
             case Failed():
                 member.dropped = True
                 self.abandon(f"{device} cannot take stage {event.stage}: {event.reason}", now)

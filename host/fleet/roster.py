@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from edge.errors import FormatError
-from edge.formats.message import About, Heartbeat, Session, State, decode_message
+from edge.formats.message import About, Heartbeat, Session, Speed, State, check_speed, decode_message
+from edge.formats.speed import StageLoad
 from edge.formats.topics import Topics, check_name
 
 HEARTBEAT_SECONDS = 1.0
@@ -14,6 +15,8 @@ SILENT_SECONDS = 3 * HEARTBEAT_SECONDS
 """A node is gone when it misses three heartbeats, whatever its retained state says."""
 
 MAX_NODES = 4096
+# Speeds first: who knows a device by its description knows then what it measured, and does not plan without it.
+_KINDS = ("speed", "state", "about", "heartbeat")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,6 +27,7 @@ class Node:
         state: its newest birth or last will, None when only its description was seen.
         about: its newest description, None when none was seen.
         heartbeat: its newest heartbeat, None when none was heard.
+        speed: what it measured of itself, None when it said nothing of it.
         heard: when it last proved to be alive, in the clock of whoever watches; None when it never did.
     """
 
@@ -31,6 +35,7 @@ class Node:
     state: State | None = None
     about: About | None = None
     heartbeat: Heartbeat | None = None
+    speed: Speed | None = None
     heard: float | None = None
 
     @property
@@ -43,13 +48,19 @@ class Node:
         signed_on = self.state is not None and self.state.online
         return signed_on and self.heard is not None and now - self.heard <= SILENT_SECONDS
 
+    def load(self, deployment: str, epoch: str, stage: int) -> StageLoad | None:
+        """Return what it measured of a stage that it runs; None when it said nothing of it."""
+        loads = self.heartbeat.stages if self.heartbeat is not None else ()
+        wanted = (deployment, epoch, stage)
+        return next((load for load in loads if (load.deployment, load.epoch, load.stage) == wanted), None)
+
     def beats(self, now: float) -> bool:
         """Tell whether it is there for certain: a heartbeat was heard, not only a retained word."""
         return self.online(now) and self.heartbeat is not None
 
 
 class Roster:
-    """Collects states, descriptions and heartbeats of a fleet."""
+    """Collects states, descriptions, speeds and heartbeats of a fleet."""
 
     def __init__(self, topics: Topics) -> None:
         self._topics = topics
@@ -58,7 +69,7 @@ class Roster:
     @property
     def filters(self) -> tuple[str, ...]:
         """Topic filters whose messages `receive` wants."""
-        return tuple(self._topics.any_device(kind) for kind in ("state", "about", "heartbeat"))
+        return tuple(self._topics.any_device(kind) for kind in _KINDS)
 
     def receive(self, topic: str, payload: bytes, *, retained: bool, now: float) -> Node | None:
         """Take a message; return the node as it is known now, or None when the message says nothing about one.
@@ -70,11 +81,11 @@ class Roster:
         if levels is None or len(levels) != 3 or levels[0] != "device" or not payload:
             return None
         name, kind = levels[1], levels[2]
-        if kind not in ("state", "about", "heartbeat"):
+        if kind not in _KINDS:
             return None
         check_name(name, what="node name")
         message = decode_message(payload, object)
-        if not isinstance(message, State | About | Heartbeat):
+        if not isinstance(message, State | About | Heartbeat | Speed):
             raise FormatError(f"{topic}: holds a {type(message).__name__}")
         if message.node != name:
             raise FormatError(f"{topic}: speaks of {message.node[:64]!r}")
@@ -100,8 +111,12 @@ class Roster:
         """Return the devices that are there and have described themselves, by name."""
         return [node for node in self.agents() if node.online(now) and node.about is not None]
 
+    def speeds(self) -> Mapping[str, Speed]:
+        """Return what devices measured of themselves, online or not, by name."""
+        return {name: node.speed for name, node in sorted(self._nodes.items()) if node.speed is not None}
 
-def _updated(known: Node, message: State | About | Heartbeat, *, fresh: bool, now: float) -> Node:
+
+def _updated(known: Node, message: State | About | Heartbeat | Speed, *, fresh: bool, now: float) -> Node:
     # A retained message may be old: it tells what was, and gives its node the benefit of the doubt once.
     heard = now if fresh or known.heard is None else known.heard
     match message:
@@ -115,6 +130,9 @@ def _updated(known: Node, message: State | About | Heartbeat, *, fresh: bool, no
             return _with(known, about=message, heard=heard)
         case Heartbeat():
             return _with(_signed_on(known, message.session), heartbeat=message, heard=now)
+        case Speed():
+            # What is said again stays the object that it was: whoever compares all of a large fleet is soon done.
+            return known if message == known.speed else _with(known, speed=check_speed(message))
 
 
 def _signed_on(known: Node, session: Session) -> Node:
@@ -134,6 +152,7 @@ def _with(
     state: State | None = None,
     about: About | None = None,
     heartbeat: Heartbeat | None = None,
+    speed: Speed | None = None,
     heard: float | None = None,
 ) -> Node:
     return Node(
@@ -141,5 +160,6 @@ def _with(
         state=state or known.state,
         about=about or known.about,
         heartbeat=heartbeat or known.heartbeat,
+        speed=speed or known.speed,
         heard=known.heard if heard is None else heard,
     )

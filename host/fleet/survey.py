@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
 from edge.errors import ProfileError
 from edge.formats.bundle import Manifest
-from edge.formats.message import About
-from edge.formats.plan import Plan
+from edge.formats.message import About, Speed
+from edge.formats.plan import Codec, Constraints, Objective, Plan
 from edge.formats.profile import DeviceProfile, load_profile, profile_ids
 from host.errors import PlanError
 from host.fleet.roster import Roster
-from host.partition.devices import device_cost, missing_runtime, shard_costs, work_dtype
-from host.partition.planner import Objective, plan_pipeline
+from host.planning.codecs import deflating
+from host.planning.costs import DeviceCost, Network
+from host.planning.devices import alike, device_cost, missing_runtime
+from host.planning.planner import SECONDS
+from host.planning.settle import best_plan
+from host.planning.workload import shard_constraints, workload_of
 
 
 def choose_devices(
@@ -58,15 +65,101 @@ def _check_named(roster: Roster, name: str, here: dict[str, About]) -> None:
     raise PlanError(f"device {name!r} does not answer; {online}")
 
 
-def plan_for(manifest: Manifest, devices: Sequence[About], *, objective: Objective, window: int, use_all: bool) -> Plan:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlanOrder:
+    """What a plan is asked to be.
+
+    Attributes:
+        digest: of the manifest's blob.
+        objective: what the plan is good at.
+        window: requests in flight in the whole pipeline.
+        constraints: what it keeps to, layers of the manifest.
+        mode: how the stages will be run.
+        codec: how tensors travel.
+        current: the plan of this bundle that serves now; of plans that are as good, the one that moves least from it
+            is taken.
+        seconds: processor time that planning may take, about.
+    """
+
+    digest: str
+    objective: Objective = "throughput"
+    window: int = 8
+    constraints: Constraints = field(default_factory=Constraints)
+    mode: Literal["default", "exact"] = "default"
+    codec: Codec = "raw"
+    current: Plan | None = None
+    seconds: float = SECONDS
+
+
+def plan_for(
+    manifest: Manifest,
+    devices: Sequence[About],
+    order: PlanOrder,
+    *,
+    speeds: Mapping[str, Speed],
+    network: Network | None = None,
+) -> Plan:
     """Plan a bundle on devices that described themselves.
+
+    Args:
+        manifest: of the bundle.
+        devices: descriptions of those that may take part.
+        order: what is asked for.
+        speeds: what devices measured of themselves, by name.
+        network: what lies between the devices, None for links to the broker alone.
 
     Raises:
         PlanError: nothing fits, or a device has a profile that this release does not know.
     """
-    dtype = work_dtype(manifest)
-    costs = [device_cost(about, known_profile(about), dtype=dtype) for about in devices]
-    return plan_pipeline(shard_costs(manifest), costs, objective=objective, window=window, use_all=use_all)
+    costs = fleet_costs(manifest, devices, mode=order.mode, digest=order.digest, speeds=speeds)
+    if order.codec == "deflate":
+        costs = deflating(costs)
+    equal = alike(costs, profiles={about.node: about.profile for about in devices})
+    workload, constraints = workload_of(manifest, codec=order.codec), shard_constraints(manifest, order.constraints)
+
+    def plan(chosen: Sequence[DeviceCost]) -> Plan:
+        return best_plan(
+            workload,
+            chosen,
+            objective=order.objective,
+            window=order.window,
+            network=network,
+            constraints=constraints,
+            current=order.current,
+            seconds=order.seconds if equal == costs else order.seconds / 2,
+        )
+
+    try:
+        return plan(equal)
+    except PlanError:
+        if equal == costs:
+            raise
+        # A kind has the least room of its devices, and the last byte may be needed.
+        return plan(costs)
+
+
+def fleet_costs(
+    manifest: Manifest, devices: Sequence[About], *, mode: str, digest: str, speeds: Mapping[str, Speed]
+) -> tuple[DeviceCost, ...]:
+    """Return what each device offers for a bundle, as it measured itself, else as others of its profile did.
+
+    Args:
+        manifest: of the bundle.
+        devices: descriptions.
+        mode: how the stages will be run.
+        digest: of the manifest's blob.
+        speeds: what devices measured of themselves, by name, also those that take no part.
+
+    Raises:
+        PlanError: a device has a profile that this release does not know.
+    """
+    kin = [speed for _, speed in sorted(speeds.items())]
+    return tuple(
+        device_cost(
+            about, known_profile(about), manifest, digest=digest, mode=mode, speed=speeds.get(about.node), kin=kin
+        )
+        for about in devices
+    )
 
 
 def known_profile(about: About) -> DeviceProfile:
@@ -76,9 +169,15 @@ def known_profile(about: About) -> DeviceProfile:
         PlanError: this release does not know it.
     """
     # Only an id: a name from the network never becomes a path.
-    if about.profile not in profile_ids():
-        raise PlanError(f"{about.node} has profile {about.profile[:64]!r}; known are: {', '.join(profile_ids())}")
+    known = _known_ids()
+    if about.profile not in known:
+        raise PlanError(f"{about.node} has profile {about.profile[:64]!r}; known are: {', '.join(known)}")
     try:
-        return load_profile(about.profile)
+        return _profile(about.profile)
     except ProfileError as error:
         raise PlanError(f"{about.node}: {error}") from error
+
+
+# Read once: a large fleet has thousands of devices of a few profiles.
+_known_ids = functools.cache(profile_ids)
+_profile = functools.cache(load_profile)

@@ -1,6 +1,7 @@
 """From an optimised model to the shard part of a manifest and its blobs."""
 
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -13,7 +14,13 @@ from host.observe import Observed, observe, total_bytes
 from host.partition.cost import constant_bytes, constant_closure, layer_macs, peak_activation_bytes
 from host.partition.fragments import boundary_fragments, header_fragment, shard_files
 from host.partition.layers import Layers, find_layers
+from host.partition.reordering import depth_first
 from host.partition.shards import MAX_SHARDS, LayerSize, group_layers
+from host.partition.slicing import choose_cuts, with_slices
+from host.planning.branches import Unit, find_branches, units_of
+from host.reference import Reference
+
+_SLICING_ROUNDS = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,7 +45,12 @@ class Partition:
 
 
 def partition(
-    model: Model, samples: Sequence[Tensors], *, max_shard_bytes: int, max_shards: int = MAX_SHARDS
+    model: Model,
+    samples: Sequence[Tensors],
+    *,
+    max_shard_bytes: int,
+    max_shards: int = MAX_SHARDS,
+    slice_above_bytes: int | None = None,
 ) -> Partition:
     """Cut a model into layers at every legal cut and group them into shards.
 
@@ -47,39 +59,121 @@ def partition(
         samples: inputs to observe; two of different size where the model is dynamic.
         max_shard_bytes: the profile's limit.
         max_shards: how many shards are wanted at most.
+        slice_above_bytes: layers above this are sliced too, so that a planner may run their slices side by side; None
+            for no more than the limit asks for.
 
     Raises:
-        PartitionError: a layer alone exceeds the limit.
+        PartitionError: a layer alone exceeds the limit and cannot be sliced.
         UnsupportedModelError: an input or output cannot travel.
         RuntimeRefusedError: onnxruntime cannot run the model.
     """
-    graph = model.ir.graph
-    observed = observe(model, samples)
-    layers = find_layers(model, observed)
+    divided = _divide(model, samples, max_shard_bytes, slice_above_bytes)
+    layers, graph, observed = divided.layers, divided.model.ir.graph, divided.observed
     described = _describe_layers(layers, graph, observed)
     ranges = group_layers(
         [
-            LayerSize(name=layer.name, operators=layer.operators, macs=layer.macs, cut_bytes=total_bytes(cut, observed))
-            for layer, cut in zip(described, layers.cuts[1:], strict=True)
+            LayerSize(
+                name=layer.name,
+                operators=layer.operators,
+                macs=layer.macs,
+                cut_bytes=total_bytes(layers.cuts[index + 1], observed),
+                why=divided.why.get(index, ""),
+            )
+            for index, layer in enumerate(described)
         ],
         lambda first, stop: _run_bytes(layers, graph, first, stop),
         max_shard_bytes=max_shard_bytes,
         max_shards=max_shards,
+        borders=_borders(divided),
     )
     blobs: dict[str, bytes] = {}
     shards = tuple(_shard(layers, graph, first, stop, blobs) for first, stop in ranges)
     return Partition(
-        header=header_fragment(model.ir),
+        header=header_fragment(divided.model.ir),
         inputs=_specs(graph.inputs, observed),
         outputs=_specs(graph.outputs, observed),
-        tensors=_boundary_tensors(layers, observed),
+        tensors=_boundary_tensors(divided, [*(first for first, _ in ranges), len(described)], samples[0]),
         cuts=layers.cuts,
         layers=described,
         shards=shards,
-        operators=_operators(model.ir),
+        operators=_operators(divided.model.ir),
         blobs=blobs,
         parameter_count=sum(v.const_value.size for v in graph.initializers.values() if v.const_value is not None),
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Divided:
+    """A model in layers, after slicing.
+
+    Attributes:
+        slices: names of the nodes that slices are made of.
+        why: why a layer that is too large was not sliced, by its index.
+    """
+
+    model: Model
+    observed: Mapping[str, Observed]
+    layers: Layers
+    slices: frozenset[str]
+    why: Mapping[int, str]
+
+
+def _divide(model: Model, samples: Sequence[Tensors], max_shard_bytes: int, slice_above_bytes: int | None) -> _Divided:
+    """Order the nodes by branches where that pays, slice what is too large, and find the layers."""
+    observed = observe(model, samples)
+    layers = find_layers(model, observed)
+    ordered = depth_first(model)
+    if ordered is not None:
+        found = find_layers(ordered, observed)
+        if _worth(found, ordered.ir.graph, observed) > _worth(layers, model.ir.graph, observed):
+            model, layers = ordered, found
+    slices: frozenset[str] = frozenset()
+    # Slices of one node of a layer may leave another node of it too large.
+    for _ in range(_SLICING_ROUNDS):
+        graph = model.ir.graph
+        sizes = [_run_bytes(layers, graph, index, index + 1) for index in range(len(layers.layers))]
+        chosen = choose_cuts(
+            layers,
+            graph,
+            observed,
+            sizes,
+            max_shard_bytes=max_shard_bytes,
+            slice_above_bytes=slice_above_bytes,
+            whole=slices,
+        )
+        if not chosen.cuts:
+            break
+        model, made = with_slices(model, chosen.cuts, observed)
+        slices |= made
+        observed = observe(model, samples)
+        layers = find_layers(model, observed)
+    return _Divided(model=model, observed=observed, layers=layers, slices=slices, why=chosen.why)
+
+
+def _worth(layers: Layers, graph: ir.Graph, observed: Mapping[str, Observed]) -> tuple[int, int]:
+    """Return what running branches side by side is worth; of equal orders, that with fewer joins is worth more."""
+    found = find_branches(_units(layers, graph, observed))
+    return found.worth, -len(found.sections)
+
+
+def _units(layers: Layers, graph: ir.Graph, observed: Mapping[str, Observed]) -> tuple[Unit, ...]:
+    return units_of(
+        layers.cuts,
+        [layer.reads for layer in layers.layers],
+        [layer_macs(layer, graph, observed) for layer in layers.layers],
+        [constant_bytes(constant_closure(layer.constants, layers), graph, layers) for layer in layers.layers],
+    )
+
+
+def _borders(divided: _Divided) -> dict[int, int]:
+    """Return the cuts that keep branches apart: 2 beside slices, 1 elsewhere."""
+    layers = divided.layers.layers
+    sliced = [any(node.name in divided.slices for node in layer.nodes) for layer in layers]
+    return {
+        bound: 2 if sliced[bound - 1] or sliced[bound] else 1
+        for bounds in find_branches(_units(divided.layers, divided.model.ir.graph, divided.observed)).sections
+        for bound in bounds
+    }
 
 
 def _specs(values: Sequence[ir.Value], observed: Mapping[str, Observed]) -> tuple[TensorSpec, ...]:
@@ -95,6 +189,7 @@ def _describe_layers(layers: Layers, graph: ir.Graph, observed: Mapping[str, Obs
         Layer(
             name=str(layer.nodes[0].name),
             operators=tuple(node.op_type for node in layer.nodes),
+            nodes=tuple(str(node.name) for node in layer.nodes),
             macs=layer_macs(layer, graph, observed),
             weight_bytes=constant_bytes(constant_closure(layer.constants, layers), graph, layers),
             peak_activation_bytes=peak_activation_bytes(layer, cut, observed),
@@ -130,8 +225,11 @@ def _shard(layers: Layers, graph: ir.Graph, first: int, stop: int, blobs: dict[s
     )
 
 
-def _boundary_tensors(layers: Layers, observed: Mapping[str, Observed]) -> tuple[BoundaryTensor, ...]:
-    names = dict.fromkeys(name for cut in layers.cuts for name in cut)
+def _boundary_tensors(divided: _Divided, borders: Sequence[int], sample: Tensors) -> tuple[BoundaryTensor, ...]:
+    """Describe what is alive at any cut; how far it deflates, only where shards meet: that is what may travel."""
+    observed = divided.observed
+    names = dict.fromkeys(name for cut in divided.layers.cuts for name in cut)
+    deflated = _deflated(divided.model, {name for border in borders for name in divided.layers.cuts[border]}, sample)
     tensors = []
     for name in names:
         as_input, as_output = boundary_fragments(name, observed[name])
@@ -139,11 +237,21 @@ def _boundary_tensors(layers: Layers, observed: Mapping[str, Observed]) -> tuple
             BoundaryTensor(
                 spec=_spec(name, observed[name]),
                 size_bytes=observed[name].size_bytes,
+                deflated_bytes=deflated.get(name, 0),
                 as_input=as_input,
                 as_output=as_output,
             )
         )
     return tuple(tensors)
+
+
+def _deflated(model: Model, names: Collection[str], sample: Tensors) -> dict[str, int]:
+    """Return the size of the first golden value of each tensor after zlib level 1."""
+    given = {str(value.name) for value in model.ir.graph.inputs}
+    outputs = {str(value.name) for value in model.ir.graph.outputs}
+    made = sorted(name for name in names if name not in given)
+    found = Reference(model, extra_outputs=[name for name in made if name not in outputs]).run(sample, made)
+    return {name: len(zlib.compress((found if name in found else sample)[name].tobytes(), 1)) for name in names}
 
 
 def _operators(model: ir.Model) -> tuple[OperatorUse, ...]:

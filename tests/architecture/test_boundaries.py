@@ -18,6 +18,7 @@ _EDGE_FOR_HOST = frozenset(
         "mqtt",
         "preprocess",
         "protocol",
+        "routes",
         "stage",
         "state",
         "store",
@@ -45,7 +46,8 @@ _HOME = {
         "host.ingest.zoo",
         *(module.name for module in modules("host") if module.name.startswith("host.compress.torch.")),
     },
-    "matplotlib": {"host.compress.report.plots"},
+    "highspy": {"host.planning.relaxation", "host.planning.settle"},
+    "matplotlib": {"host.cli.plan_figure", "host.compress.report.plots"},
     "amqtt": {"host.amqtt"},
     "PIL": {"edge.preprocess", "host.ingest.zoo"},
 }

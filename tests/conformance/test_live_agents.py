@@ -10,7 +10,7 @@ import pytest
 
 from edge.client import Client
 from edge.formats.message import DeployRequest
-from edge.formats.plan import Plan
+from edge.formats.plan import Constraints, Plan
 from host.broker import start_broker
 from host.bundle import OpenBundle
 from host.fleet.blobs import BundleBlobs
@@ -50,8 +50,7 @@ def deploy(url: str, bundle: OpenBundle, *, exact: bool) -> Plan:
         name=bundle.manifest.name,
         manifest=bundle.manifest_blob,
         holders=(),
-        devices=tuple(agent.name for agent in AGENTS),
-        use_all=True,
+        constraints=Constraints(devices=tuple(agent.name for agent in AGENTS), use_all=True),
         mode="exact" if exact else "default",
         reply_to="",
     )

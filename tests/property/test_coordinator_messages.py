@@ -29,7 +29,8 @@ from edge.formats.message import (
     encode_message,
 )
 from edge.formats.packet import split
-from edge.formats.plan import Deployment, encode_deployment
+from edge.formats.plan import Constraints, Deployment, encode_deployment
+from edge.formats.speed import StageLoad
 from edge.transport import Channel, Publication
 from tests.fake_bundle import fake_bundle
 from tests.fake_fleet import TOPICS, FakeFleet
@@ -63,7 +64,18 @@ def messages(draw: st.DrawFn) -> Message:
             macs_per_second={"float32": real},
             agent_version=other,
         ),
-        Heartbeat(node="pi-1", session=_SESSION, frames_done=number, oldest_queued_seconds=real, data_up=False),
+        Heartbeat(
+            node=draw(st.sampled_from(["pi-1", "pi-2"])),
+            session=_SESSION,
+            frames_done=number,
+            oldest_queued_seconds=real,
+            data_up=False,
+            stages=(
+                StageLoad(
+                    deployment="net", epoch="1-aaaa-1", stage=0, frames=number, run_seconds=real, queued_seconds=real
+                ),
+            ),
+        ),
         Hello(node=name),
         Lease(coordinator="zzzz", term=-1, session=_SESSION),
         Abandon(deployment=name, epoch=other, reason=other),
@@ -73,7 +85,7 @@ def messages(draw: st.DrawFn) -> Message:
             name=other,
             manifest=_BUNDLE.manifest_blob,
             holders=(name,),
-            devices=(other,),
+            constraints=Constraints(devices=(other,)),
             window=number,
             reply_to=name,
         ),
@@ -127,6 +139,7 @@ topics = st.sampled_from(
         TOPICS.state("pi-1"),
         TOPICS.about("pi-1"),
         TOPICS.heartbeat("pi-1"),
+        TOPICS.heartbeat("pi-2"),
         TOPICS.event("pi-1"),
         TOPICS.desired("other"),
         TOPICS.serving("other"),
@@ -142,15 +155,14 @@ def test_no_message_stops_a_coordinator(arrivals: list[tuple[str, bytes]], turns
     fleet = FakeFleet()
     for name in ("pi-2", "pi-3"):
         fleet.device(name)
-    coordinator = fleet.coordinator(_BUNDLE)
+    coordinator = fleet.coordinator(_BUNDLE, horizon_seconds=600.0)
     coordinator.ask(
         DeployRequest(
             request_id="r1",
             name="net",
             manifest=_BUNDLE.manifest_blob,
             holders=(),
-            devices=("pi-2", "pi-3"),
-            use_all=True,
+            constraints=Constraints(devices=("pi-2", "pi-3"), use_all=True),
             reply_to="",
         )
     )
@@ -162,3 +174,4 @@ def test_no_message_stops_a_coordinator(arrivals: list[tuple[str, bytes]], turns
     told = coordinator.outcomes["r1"].outcome
     assert told.done
     assert told.ok, told.reason
+    fleet.pass_seconds(3)  # it watches what it deployed by now

@@ -46,7 +46,7 @@ from edge.formats.message import (
     encode_message,
 )
 from edge.formats.packet import Reassembler, split
-from edge.formats.plan import Deployment, Epoch, decode_deployment, encode_deployment, parse_epoch
+from edge.formats.plan import Constraints, Deployment, Epoch, decode_deployment, encode_deployment, parse_epoch
 from edge.formats.tensor import DTYPES, Array
 from edge.formats.topics import Topics, check_name
 from tests.tiny_bundle import make_deployment, make_tiny_bundle
@@ -134,7 +134,7 @@ MESSAGES: st.SearchStrategy[Message] = st.one_of(
         name=NAMES,
         manifest=st.just(BUNDLE.manifest_blob),
         holders=st.lists(NAMES).map(tuple),
-        devices=st.lists(NAMES).map(tuple),
+        constraints=st.builds(Constraints, devices=st.lists(NAMES).map(tuple)),
         window=COUNTS,
         reply_to=TEXTS,
     ),

@@ -18,8 +18,11 @@ from benchmarks import (
     hard_to_quantize,
     int4,
     pipeline,
+    planner,
     sharding,
+    simulate,
     single_point_cnn,
+    unequal_fleet,
 )
 from benchmarks.measure import (
     Figure,
@@ -57,7 +60,14 @@ DOCS = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
         ),
         (single_point_cnn.KEYS, "conv_speedup pool_speedup fc_speedup latency_ratio memory_ratio top1_drop"),
         (hard_to_quantize.KEYS, "top1_fp32 top1_naive top1_searched within_budget"),
+        (simulate.KEYS, "devices requests lost duplicated wall_seconds"),
+        (unequal_fleet.KEYS, "predicted_rps measured_rps even_split_rps memory_split_rps"),
         (int4.KEYS, "neighbour_agreement bytes_ratio latency_ratio_int8 latency_ratio_fp32"),
+        (
+            planner.KEYS,
+            """instances worst_ratio_to_brute_force seconds_200x16 gap_200x16 seconds_1000x100 gap_1000x100
+            even_split_ratio memory_split_ratio fixed_order_3_slow_1_fast""",
+        ),
     ],
 )
 def test_each_benchmark_has_its_figures(keys: Sequence[Key], wanted: str) -> None:
@@ -77,6 +87,9 @@ def test_each_benchmark_has_its_figures(keys: Sequence[Key], wanted: str) -> Non
         ("single_point_cnn", single_point_cnn.KEYS),
         ("hard_to_quantize", hard_to_quantize.KEYS),
         ("int4", int4.KEYS),
+        ("simulate", simulate.KEYS),
+        ("planner", planner.KEYS),
+        ("unequal_fleet", unequal_fleet.KEYS),
     ],
 )
 def test_the_documentation_explains_every_figure(name: str, keys: Sequence[Key]) -> None:

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from edge.errors import BundleError, DigestMismatch, UnsupportedVersion
-from edge.formats.bundle import Manifest, digest_of, encode_manifest
+from edge.formats.bundle import Manifest, decode_manifest, digest_of, encode_manifest
 from edge.formats.message import BLOCK_BYTES
 from host import oci
 from host.bundle import BundleContent, OpenBundle, blob_of, manifest_blobs, open_bundle, rehash, write_bundle
@@ -221,3 +221,39 @@ def test_a_file_that_does_not_belong_is_found(bundle: OpenBundle) -> None:
     stray.mkdir()
     with pytest.raises(BundleError):
         list(rehash(bundle))
+
+
+# ----------------------------------------------------------------------------------------------------- older manifests
+
+
+def test_a_manifest_of_version_1_0_is_read_with_nothing_measured() -> None:
+    fields = msgspec.json.decode(encode_manifest(make_tiny_bundle().manifest))
+    fields["format"] = "1.0"
+    for tensor in fields["tensors"]:
+        del tensor["deflated_bytes"]
+    for layer in fields["layers"]:
+        del layer["nodes"]
+
+    manifest = decode_manifest(msgspec.json.encode(fields))
+
+    assert {tensor.deflated_bytes for tensor in manifest.tensors} == {0}
+    assert {layer.nodes for layer in manifest.layers} == {()}
+
+
+def test_names_of_nodes_are_bounded() -> None:
+    manifest = make_tiny_bundle().manifest
+    layer = msgspec.structs.replace(manifest.layers[0], nodes=("a", "b" * 513))
+    data = encode_manifest(msgspec.structs.replace(manifest, layers=(layer, *manifest.layers[1:])))
+
+    with pytest.raises(BundleError, match=f"^here: layer {layer.name!r}: a node's name has 513 characters$"):
+        decode_manifest(data, where="here")
+
+
+@pytest.mark.parametrize("deflated_bytes", [-1, 1 << 40])
+def test_sizes_that_cannot_be_are_refused(deflated_bytes: int) -> None:
+    manifest = make_tiny_bundle().manifest
+    tensor = msgspec.structs.replace(manifest.tensors[0], deflated_bytes=deflated_bytes)
+    data = encode_manifest(msgspec.structs.replace(manifest, tensors=(tensor, *manifest.tensors[1:])))
+
+    with pytest.raises(BundleError, match=r"^here: tensor 'x' deflates to "):
+        decode_manifest(data, where="here")

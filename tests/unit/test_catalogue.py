@@ -61,6 +61,15 @@ def test_the_next_holder_is_asked_when_one_is_silent(catalogue: Catalogue) -> No
     assert [action.holder for action in actions if isinstance(action, AskBlock)] == ["pi-2"]
 
 
+def test_replicas_are_asked_too(catalogue: Catalogue) -> None:
+    catalogue.want("tiny", 0.0)
+    deployment = make_deployment(BUNDLE, ("pi-1", "pi-2"), replicas={0: ("pi-3",)}, holders=())
+    asked = [action.holder for action in catalogue.seen(deployment, 0.0) if isinstance(action, AskBlock)]
+    for now in (3.5, 7.0, 10.5):
+        asked += [action.holder for action in catalogue.tick(now) if isinstance(action, AskBlock)]
+    assert list(dict.fromkeys(asked)) == ["pi-1", "pi-3", "pi-2"]
+
+
 def test_a_manifest_that_nobody_gives_makes_the_deployment_unusable(catalogue: Catalogue) -> None:
     catalogue.want("tiny", 0.0)
     catalogue.seen(FIRST, 0.0)

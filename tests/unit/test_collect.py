@@ -67,6 +67,19 @@ def test_a_blob_that_nobody_has_fails_with_its_reasons(store: BlobStore) -> None
     assert failure == f"blob {blob.digest[7:19]} cannot be fetched: a does not hold it"
 
 
+def test_what_failed_for_one_is_tried_anew_for_another(store: BlobStore) -> None:
+    blob = blob_of(b"weights")
+    collector = Collector(store, _CALLER)
+    exchange(collector, collector.want([blob], ["a"], 0.0), {"a": MemoryBlobs()})
+    for second in range(1, 20):
+        exchange(collector, collector.tick(float(second)), {"a": MemoryBlobs()})
+    assert collector.failure([blob]) is not None
+    collector.drop([blob.digest])
+    assert collector.failure([blob]) is None
+    exchange(collector, collector.want([blob], ["b"], 20.0), {"b": MemoryBlobs({blob.digest: b"weights"})})
+    assert store.has(blob.digest)
+
+
 def test_bytes_that_are_not_the_blob_are_refused(store: BlobStore) -> None:
     blob = blob_of(b"weights")
     collector = Collector(store, _CALLER)

@@ -13,8 +13,9 @@ from edge.errors import InvalidInput, OutOfMemory, StageError
 from edge.formats.frame import Frame, FrameHeader
 from edge.formats.message import Session
 from edge.formats.tensor import Array
-from edge.protocol.effects import AgentEvent, Beat, CloseStage, FrameDone, RunFrame, StageKey
+from edge.protocol.effects import AgentEvent, Beat, CloseStage, FrameDone, Onward, RunFrame, StageKey
 from edge.protocol.relay import Relay
+from edge.routes import Hand
 from edge.stage import Stage, stage_tensors
 from edge.state import StateFolder
 from edge.transport import MemoryBroker
@@ -78,8 +79,8 @@ class Bench:
             frame=Frame(header=header, tensors={"x": make_input(0)}),
             arrived=arrived or time.monotonic(),
             received_bytes=10,
-            next_device="pi-2",
-            admitting_device="pi-1",
+            onward=(Onward(hand=Hand(stage=1, names=("hidden",)), runners=("pi-2",)),),
+            admitting=("pi-1",),
         )
         self.compute.do(job)
         while True:
@@ -173,3 +174,10 @@ def test_it_beats_at_once_and_tells_what_memory_is_free(bench: Bench) -> None:
     beat = bench.events.get(timeout=5)
     assert isinstance(beat, Beat)
     assert beat.free_memory_bytes > 0
+
+
+def test_a_run_says_how_long_its_frame_waited_and_ran(bench: Bench) -> None:
+    bench.stages.add(KEY, PlayedStage())
+    done = bench.run(arrived=time.monotonic() - 5.0)
+    assert 5.0 <= done.queued_seconds < 60.0
+    assert 0.0 < done.run_seconds < done.queued_seconds

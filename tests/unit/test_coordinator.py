@@ -227,7 +227,7 @@ def test_a_bundle_that_fits_nowhere_says_what_binds_and_by_how_much() -> None:
     fleet.pass_seconds(6)
     assert outcome(coordinator).reason == (
         "no plan fits: the shards need 40.0 MiB of weights and room for activations and queues beside them, "
-        "devices have memory: pi-1 30.0 MiB, pi-2 40.0 MiB; 6.0 MiB more on each would do: "
+        "devices have memory: pi-1 30.0 MiB, pi-2 40.0 MiB; 6.1 MiB more on each would do: "
         "add a device or free some, use a smaller window, or package for a smaller profile"
     )
     assert fleet.retained(_DESIRED) == b""

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import msgspec
 import pytest
 
+from edge.formats.bundle import Manifest
 from edge.formats.message import (
+    About,
     CancelRequest,
     Lease,
     Ready,
@@ -13,7 +18,12 @@ from edge.formats.message import (
     decode_message,
     encode_message,
 )
+from edge.formats.plan import Codec, Plan
 from edge.transport import Channel, MemoryTransport, Publication, Received
+from host.fleet.codec_choice import plan_any_codec
+from host.fleet.effects import CoordinatorEffect
+from host.fleet.jobs import PLAN_SECONDS
+from host.fleet.survey import PlanOrder
 from tests.fake_bundle import FakeBundle, fake_bundle
 from tests.fake_fleet import TOPICS, FakeDevice, FakeFleet, deploy_request, deployed, outcome
 
@@ -180,3 +190,28 @@ def test_a_ready_of_another_epoch_or_stage_does_not_count(
     coordinator.ask(deploy_request(bundle, "pi-1", "pi-2"))
     fleet.pass_seconds(6)
     assert coordinator.phases[-1] == "preparing"
+
+
+def test_one_plan_is_made_between_two_heartbeats_and_the_next_command_waits_its_turn(
+    fleet: FakeFleet, bundle: FakeBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, float]] = []
+    coordinator = fleet.coordinator(bundle)
+    ticks: list[float] = []
+    tick = coordinator.core.tick
+
+    def counted(now: float) -> list[CoordinatorEffect]:
+        ticks.append(now)
+        return tick(now)
+
+    def noted(manifest: Manifest, devices: Sequence[About], order: PlanOrder, **rest: Any) -> tuple[Plan, Codec]:
+        asked.append((len(ticks), order.seconds))
+        return plan_any_codec(manifest, devices, order, **rest)
+
+    monkeypatch.setattr(coordinator.core, "tick", counted)
+    monkeypatch.setattr("host.fleet.jobs.plan_any_codec", noted)
+    for number in range(3):
+        coordinator.ask(deploy_request(bundle, request_id=f"r{number}", name=f"net-{number}"))
+    fleet.pass_seconds(5)
+    assert len({number for number, _ in asked}) == len(asked) == 3
+    assert {seconds for _, seconds in asked} == {PLAN_SECONDS}

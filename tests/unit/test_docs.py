@@ -14,17 +14,21 @@ import pytest
 import typer
 
 from edge.errors import REQUEST_ERRORS
-from edge.formats import bundle, frame, message, plan, preprocess, profile, tensor
+from edge.formats import bundle, frame, message, plan, preprocess, profile, speed, tensor
 from edge.formats.topics import Topics
 from host import figures, oci
 from host.cli import main as host_cli
 from host.compress import recipe
 from host.compress.judge import score
 from host.compress.report import records as report
+from host.planning import fleet_entries
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
-_FORMATS = (bundle, frame, message, plan, preprocess, profile, tensor, recipe, report, score, figures)
+_FORMATS = (
+    *(bundle, frame, message, plan, preprocess, profile, speed, tensor),
+    *(recipe, report, score, figures, fleet_entries),
+)
 # Not on a disk or a wire under this name: a decoded frame in memory.
 _IN_MEMORY = {frame.Frame}
 

@@ -95,6 +95,22 @@ def test_float16_is_rated_exactly_where_the_processor_has_it(profiles: dict[str,
         assert (profile.macs_per_second.float16 is not None) == ("fp16" in profile.isa)
 
 
+@pytest.mark.parametrize("name", ALL)
+def test_every_profile_says_what_its_device_draws(name: str, profiles: dict[str, DeviceProfile]) -> None:
+    power = profiles[name].power
+    assert power is not None
+    assert 0 < power.idle_watts < power.busy_watts
+
+
+def test_a_small_board_draws_less_than_a_large_one(profiles: dict[str, DeviceProfile]) -> None:
+    busy = [
+        profile.power.busy_watts
+        for name in ("rpi-zero2w", "rpi3", "rpi4", "rpi5", "x86-gateway")
+        if (profile := profiles[name]).power is not None
+    ]
+    assert busy == sorted(busy)
+
+
 def test_the_gateway_claims_no_vnni(profiles: dict[str, DeviceProfile]) -> None:
     """A bundle for the gateway class must not saturate on an AVX2 machine without VNNI."""
     assert profiles["x86-gateway"].isa == ("avx2",)

@@ -11,6 +11,7 @@ from edge.formats.message import Block, Done, FetchRequest, Session, Taken, deco
 from edge.formats.packet import split
 from edge.formats.plan import Deployment
 from edge.formats.tensor import Array
+from edge.protocol.intake import LEAST_SLOT_SECONDS
 from edge.protocol.session import OnDisk
 from edge.transport import Channel, MemoryBroker, Publication
 from tests.tiny_bundle import make_deployment, make_input, make_tiny_bundle
@@ -254,6 +255,17 @@ class TestAdmission:
         first.wait(0.5)
         assert [job.frame.header.request_id for job in first.runs] == ["r2"]
 
+    def test_what_it_waited_at_the_door_is_not_time_in_the_pipeline(self, first: VirtualAgent, ear: Ear) -> None:
+        for request_id in ("r0", "r1", "r2"):
+            send(first, ear, make_header(request_id))
+        first.wait(1.75)
+        for request_id in ("r0", "r1"):
+            first.finish_run()
+            ear.say(TOPICS.ack("pi-1"), Done(node="pi-2", request_id=request_id, attempt=0))
+        first.pump()
+        slots = first.session._intake._slots["tiny"]
+        assert {name: expires - first.now for name, expires in slots.items()} == {"r2": LEAST_SLOT_SECONDS}
+
     def test_a_resend_takes_no_second_slot_and_does_not_run_twice_at_once(self, first: VirtualAgent, ear: Ear) -> None:
         for attempt in range(4):
             send(first, ear, make_header("r1", attempt=attempt))
@@ -280,8 +292,8 @@ class TestAdmission:
     def test_done_goes_to_the_device_that_let_the_request_in(self, last: VirtualAgent, ear: Ear) -> None:
         last.hold_runs = True
         send(last, ear, make_header(sender="pi-2", stage=1))
-        assert last.runs[0].admitting_device == "pi-2"
-        assert last.runs[0].next_device == ""
+        assert last.runs[0].admitting == ("pi-2",)
+        assert last.runs[0].onward == ()
 
 
 def test_frames_keep_an_epoch_from_draining(first: VirtualAgent, ear: Ear) -> None:

@@ -55,5 +55,5 @@ def test_absence_means_nothing() -> None:
 
 
 def test_a_value_under_another_name_is_refused() -> None:
-    with pytest.raises(FormatError, match="deployment 'other': the value is of 'net'"):
+    with pytest.raises(FormatError, match="deployment 'net' on the topic of 'other'"):
         Ledger().receive("other", "serving", encode_deployment(value("1-a-1")))

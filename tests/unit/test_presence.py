@@ -3,6 +3,7 @@
 import pytest
 
 from edge.formats.message import About, Heartbeat, Hello, Session, State
+from edge.protocol.presence import ANSWER_SECONDS
 from edge.transport import Channel, MemoryBroker
 from tests.virtual_agent import INSTANCE, TOPICS, Ear, VirtualAgent
 
@@ -115,15 +116,70 @@ def test_what_the_broker_kept_of_a_former_self_is_no_rival(broker: MemoryBroker,
     assert ear.messages(State)[-1].online is True
 
 
-def test_it_answers_hello_but_not_a_flood_of_it(agent: VirtualAgent, ear: Ear) -> None:
+def test_it_answers_hello_within_half_a_second_and_the_tick_after(agent: VirtualAgent, ear: Ear) -> None:
+    agent.wait(2)
+    for _ in range(20):
+        ear.forget()
+        ear.say(TOPICS.hello(), Hello(node="boss"))
+        agent.wait(ANSWER_SECONDS + 0.25)
+        assert len(ear.messages(State)) == 1
+        agent.wait(1)
+        assert len(ear.messages(State)) == 1
+
+
+def test_hellos_that_come_before_it_answers_are_answered_together(agent: VirtualAgent, ear: Ear) -> None:
     agent.wait(2)
     ear.forget()
     for _ in range(10):
         ear.say(TOPICS.hello(), Hello(node="boss"))
     agent.pump()
-    assert len(ear.messages(State)) == 1
-    agent.wait(1.25)
-    assert len(ear.messages(State)) == 2
+    assert ear.messages(State) == []
+    agent.wait(3)
+    assert len(ear.messages(State)) == len(ear.messages(About)) == 1
+
+
+def test_a_flood_of_hellos_gets_an_answer_a_second(agent: VirtualAgent, ear: Ear) -> None:
+    agent.wait(2)
+    ear.forget()
+    for _ in range(40):
+        ear.say(TOPICS.hello(), Hello(node="boss"))
+        agent.wait(0.25)
+    assert 7 <= len(ear.messages(State)) <= 10
+
+
+def test_devices_answer_a_hello_at_moments_of_their_own(broker: MemoryBroker, ear: Ear) -> None:
+    agents = [VirtualAgent(broker, f"pi-{number}") for number in range(40)]
+    for agent in agents:
+        agent.start()
+    for agent in agents:
+        agent.wait(2)
+    ear.forget()
+    ear.say(TOPICS.hello(), Hello(node="boss"))
+    answered = []
+    for _ in range(3):
+        for agent in agents:
+            agent.wait(0.25)
+        answered.append(len(ear.messages(State)))
+    assert answered[-1] == 40
+    assert 10 <= answered[1] - answered[0] <= 30
+
+
+def test_a_hello_of_before_its_connection_was_lost_is_answered_by_its_coming_back(broker: MemoryBroker) -> None:
+    said = []
+    for asked in (True, False):
+        ear, agent = Ear(broker), VirtualAgent(broker)
+        agent.start()
+        agent.wait(2)
+        if asked:
+            ear.say(TOPICS.hello(), Hello(node="boss"))
+            agent.pump()
+        agent.transport.cut(Channel.CONTROL)
+        agent.wait(2)
+        ear.forget()
+        agent.transport.connect(Channel.CONTROL)
+        agent.wait(3)
+        said.append([state.session.connect for state in ear.messages(State)])
+    assert said[0] == said[1] != []
 
 
 def test_every_beat_of_the_compute_loop_is_a_heartbeat(agent: VirtualAgent, ear: Ear) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 
 from edge.formats.frame import FrameError, FrameHeader, decode_frame, encode_frame
@@ -131,3 +132,24 @@ def test_noise_and_answers_of_other_epochs_are_dropped() -> None:
         running.receive(payload, 0.1)
     assert not running.passed
     assert running.failure is None
+
+
+def test_every_runner_of_the_first_stage_is_asked_and_so_often_that_those_after_it_answer_too() -> None:
+    stages = (
+        Stage(index=0, device="pi-1", replicas=("pi-2",), first_shard=0, stop_shard=2),
+        Stage(index=1, device="pi-3", replicas=("pi-4", "pi-5"), first_shard=2, stop_shard=4),
+    )
+    assert _DEPLOYMENT.plan is not None
+    plan = msgspec.structs.replace(_DEPLOYMENT.plan, stages=stages)
+    deployment = msgspec.structs.replace(_DEPLOYMENT, plan=plan, codec="deflate")
+    ones, twos = np.ones((1, 4), np.float32), np.full((1, 4), 2, np.float32)
+    case = GoldenCase(inputs={"x": ones}, whole={"x": twos})
+    running = Probe(deployment, [case], fake_bundle().manifest, _CALLER, now=0.0)
+    asked = []
+    for second in range(6):
+        sent = running.tick(second)
+        asked.append(sent[0].topic.split("/")[3])
+        assert not running.passed
+        running.receive(answer(header_of(sent)), second + 0.5)
+    assert running.passed
+    assert asked == ["pi-1", "pi-2"] * 3

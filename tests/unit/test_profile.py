@@ -296,7 +296,7 @@ def test_text_that_is_no_toml_is_refused() -> None:
     [
         ('"2.0"', "toy.toml: format version 2.0 cannot be read; this release reads 1.x"),
         ('"one"', "toy.toml: format version 'one' is no '<major>.<minor>'"),
-        ("1", "toy.toml: format: expected a version such as '1.0', got 1"),
+        ("1", "toy.toml: format: expected a version such as '1.1', got 1"),
     ],
 )
 def test_another_major_format_is_refused(found: str, message: str) -> None:
@@ -310,7 +310,28 @@ def test_a_newer_minor_format_is_read_with_a_warning_and_its_new_keys_are_ignore
     with caplog.at_level(logging.WARNING):
         profile = parse(newer)
     assert msgspec.structs.replace(profile, format="1.0") == parse()
-    assert "toy.toml: format version 1.7 is newer than 1.0" in caplog.text
+    assert "toy.toml: format version 1.7 is newer than 1.1" in caplog.text
+
+
+_POWER = "[power]\nidle_watts = 2\nbusy_watts = 6.5\n\n[sources]\n"
+_POWER_SOURCES = '"power.idle_watts" = "chosen: a toy"\n"power.busy_watts" = "chosen: a toy"\n'
+
+
+def test_a_profile_says_what_its_device_draws_or_nothing_of_it() -> None:
+    assert parse().power is None
+    power = parse(MINIMAL.replace("[sources]\n", _POWER, 1) + _POWER_SOURCES).power
+    assert power is not None
+    assert (power.idle_watts, power.busy_watts) == (2, 6.5)
+
+
+def test_a_power_needs_its_sources() -> None:
+    fault = fault_of("[sources]\n", _POWER)
+    assert fault == "toy.toml: sources: no source for power.busy_watts; sources: no source for power.idle_watts"
+
+
+def test_a_device_draws_no_less_when_it_is_busy() -> None:
+    with pytest.raises(ProfileError, match=r"power\.busy_watts: expected at least power\.idle_watts, got 1$"):
+        parse(MINIMAL.replace("[sources]\n", _POWER.replace("6.5", "1"), 1) + _POWER_SOURCES)
 
 
 def test_a_profile_is_loaded_from_a_path(tmp_path: Path) -> None:

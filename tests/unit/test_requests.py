@@ -9,6 +9,7 @@ import pytest
 from edge.errors import DeadlineExceeded, InvalidInput, Poison, RequestError, StageFailed
 from edge.formats.frame import Frame, FrameError, FrameHeader, Hop
 from edge.formats.message import Taken
+from edge.formats.plan import MAX_STAGES
 from edge.formats.tensor import Array
 from edge.formats.topics import Topics
 from edge.protocol.requests import (
@@ -337,3 +338,20 @@ def test_settle_is_what_a_caller_gets(client: Harness) -> None:
     client.submit("r1", deadline_seconds=1.0)
     actions = client.requests.tick(2.0)
     assert [type(action) for action in actions] == [Settle]
+
+
+def test_acks_of_stages_that_no_plan_has_are_not_kept(client: Harness) -> None:
+    client.submit("r1")
+    for stage in (-1, MAX_STAGES, 10**9):
+        client.requests.taken(Taken(node="pi-1", request_id="r1", attempt=0, stage=stage), client.now)
+    assert client.requests._pending["r1"].taken == {}
+
+
+def test_the_deadlines_of_requests_that_were_answered_do_not_pile_up(client: Harness) -> None:
+    client.submit("slow", deadline_seconds=50.0)
+    for index in range(2000):
+        client.submit(f"r{index}", deadline_seconds=86_400.0)
+        client.take(client.requests.cancel(f"r{index}", client.now))
+    assert len(client.requests._deadlines) < 1000
+    client.wait(60)
+    assert isinstance(client.outcomes["slow"], DeadlineExceeded)

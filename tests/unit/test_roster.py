@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from edge.errors import FormatError
-from edge.formats.message import About, Heartbeat, Message, Session, State, encode_message
+from edge.formats.message import About, Heartbeat, Message, Session, Speed, State, encode_message
+from edge.formats.speed import MAX_KINDS, OperatorSpeed
 from edge.formats.topics import Topics
 from host.fleet.roster import SILENT_SECONDS, Roster
 
@@ -132,3 +133,34 @@ def test_a_heartbeat_is_enough_to_be_there_when_the_birth_message_was_lost() -> 
     )
     roster.receive(_TOPICS.heartbeat("pi-1"), encode_message(beat), retained=False, now=1.0)
     assert roster.online("pi-1", 1.5)
+
+
+def test_what_a_device_measured_is_kept_whether_it_is_online_or_not() -> None:
+    roster = Roster(_TOPICS)
+    tell(roster, Speed(node="pi-1", profile="rpi4", message_seconds=1.0), 0.0, retained=True)
+    tell(roster, Speed(node="pi-1", profile="rpi4", message_seconds=2.0), 1.0)
+    tell(roster, state(online=False), 2.0)
+    assert roster.speeds() == {"pi-1": Speed(node="pi-1", profile="rpi4", message_seconds=2.0)}
+
+
+def test_a_speed_that_is_too_long_or_of_another_device_is_refused() -> None:
+    roster = Roster(_TOPICS)
+    kind = OperatorSpeed(kind="conv", macs_per_second=1.0, memory_bytes_per_second=1.0, call_seconds=0.0)
+    with pytest.raises(FormatError, match=f"{MAX_KINDS + 1} kinds of operators are more than {MAX_KINDS}"):
+        tell(roster, Speed(node="pi-1", profile="rpi4", operators=(kind,) * (MAX_KINDS + 1)), 0.0)
+    with pytest.raises(FormatError, match="speaks of 'pi-1'"):
+        tell(roster, Speed(node="pi-1", profile="rpi4"), 0.0, node="pi-2")
+    assert not roster.speeds()
+
+
+def test_a_speed_that_is_said_again_stays_the_object_that_it_was() -> None:
+    roster = Roster(TOPICS)
+    speed = Speed(node="pi-1", profile="rpi4", message_seconds=0.001)
+    for _ in range(2):
+        roster.receive(TOPICS.speed("pi-1"), encode_message(speed), retained=True, now=1.0)
+    first = roster.speeds()["pi-1"]
+    roster.receive(TOPICS.speed("pi-1"), encode_message(speed), retained=False, now=2.0)
+    assert roster.speeds()["pi-1"] is first
+    other = Speed(node="pi-1", profile="rpi4", message_seconds=0.002)
+    roster.receive(TOPICS.speed("pi-1"), encode_message(other), retained=False, now=3.0)
+    assert roster.speeds()["pi-1"] == other

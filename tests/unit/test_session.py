@@ -342,7 +342,7 @@ class TestServing:
         serve(agent, ear, FIRST)
         ear.forget()
         ear.say(TOPICS.hello(), Hello(node="boss"))
-        agent.pump()
+        agent.wait(1.25)
         assert [event.epoch for event in ear.messages(Ready)] == ["1-a-1"]
 
     def test_two_deployments_live_beside_each_other(self, agent: VirtualAgent, ear: Ear) -> None:

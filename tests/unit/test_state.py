@@ -3,11 +3,14 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from edge.errors import StoreError
+from edge.formats.message import Speed
 from edge.formats.plan import Deployment
-from edge.state import StateFolder
+from edge.formats.speed import MAX_KINDS, OperatorSpeed
+from edge.state import MAX_SPEED_BYTES, StateFolder
 
 
 def tombstone(name: str, epoch: str = "1-a-1") -> Deployment:
@@ -86,3 +89,28 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match=r"file cannot be used: (File exists|Not a directory)"):
         StateFolder(tmp_path / "file")
+
+
+def test_what_was_measured_is_remembered(lives: Lives) -> None:
+    speed = Speed(node="pi-1", profile="rpi4", message_seconds=0.5)
+    assert lives.state.speed() is None
+    lives.state.save_speed(speed)
+    assert lives.start_again().speed() == speed
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"{",
+        b"x" * (MAX_SPEED_BYTES + 1),
+        msgspec.json.encode(
+            Speed(node="pi-1", profile="rpi4", operators=(OperatorSpeed(
+                kind="conv", macs_per_second=1.0, memory_bytes_per_second=1.0, call_seconds=0.0
+            ),) * (MAX_KINDS + 1))
+        ),
+    ],
+    ids=["torn", "huge", "too many"],
+)  # fmt: skip
+def test_a_speed_file_that_cannot_be_is_passed_over(lives: Lives, content: bytes) -> None:
+    (lives.folder / "speed.json").write_bytes(content)
+    assert lives.state.speed() is None

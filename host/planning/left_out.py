@@ -1,0 +1,112 @@
+"""Why a device is not used, for a person: what the best plan that does use it would give instead."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from edge.formats.plan import LeftOut, Objective, Plan
+from host.planning.lacking import mib
+from host.planning.price import memory_of
+from host.planning.search import Found
+from host.planning.tables import Tables
+
+_SAME = 1e-6
+"""Part by which two plans may differ and still be told as equal."""
+
+
+def left_out(plan: Plan, found: Found, tables: Tables) -> tuple[LeftOut, ...]:
+    """Return every device without a stage and the reason.
+
+    The search has the best cost for every set of used devices, so nothing is planned again.
+
+    Args:
+        plan: that leaves them out.
+        found: by the search.
+        tables: that it searched.
+    """
+    used = {name for stage in plan.stages for name in stage.runners}
+    reasons: list[LeftOut] = []
+    for type_, names in enumerate(tables.kinds.names):
+        spare = [name for name in names if name not in used]
+        if spare:
+            reason = _reason(plan, found, tables, type_, len(names) - len(spare))
+            reasons += [LeftOut(device=name, reason=reason) for name in spare]
+    return tuple(sorted(reasons, key=lambda out: out.device))
+
+
+def _reason(plan: Plan, found: Found, tables: Tables, type_: int, used: int) -> str:
+    if reason := _no_place(tables, type_):
+        return reason
+    if found.by_used is None:
+        return "no better plan with it was found in the time given"
+    index = [slice(None)] * found.by_used.ndim
+    index[type_] = slice(used + 1, None)
+    least = float(found.by_used[tuple(index)].min(initial=np.inf))
+    if not math.isfinite(least):
+        return "no stage is left for it beside its like" if used else "no plan that uses it fits"
+    now = value_of(plan, tables)
+    rest = _SAYS[plan.objective](least, now)
+    if least > now * (1 + _SAME):
+        return f"with it {rest}"
+    return f"it would not help: {_STAYS[plan.objective](now)}"
+
+
+def value_of(plan: Plan, tables: Tables) -> float:
+    """Return what a plan's objective makes least: seconds, joules, or the used part of the fullest memory."""
+    if plan.objective == "throughput":
+        return plan.bottleneck_seconds
+    if plan.objective == "latency":
+        return plan.latency_seconds
+    if plan.objective == "energy":
+        return plan.energy_joules
+    room = {
+        name: max(device.memory_bytes, 1)
+        for device, names in zip(tables.kinds.devices, tables.kinds.names, strict=True)
+        for name in names
+    }
+    return max(needed / room[name] for name, needed in memory_of(plan.stages).items())
+
+
+_SAYS: dict[Objective, Callable[[float, float], str]] = {
+    "throughput": lambda then, now: f"the plan would answer {_rate(then)} instead of {_rate(now)} requests/s",
+    "latency": lambda then, now: f"a result would take {_ms(then)} instead of {_ms(now)} ms",
+    "energy": lambda then, now: f"a request would take {then:.3g} instead of {now:.3g} J",
+    "memory": lambda then, now: f"the fullest device would use {then:.1%} instead of {now:.1%} of its memory",
+}
+
+_STAYS: dict[Objective, Callable[[float], str]] = {
+    "throughput": lambda now: f"the plan would still answer {_rate(now)} requests/s",
+    "latency": lambda now: f"a result would still take {_ms(now)} ms",
+    "energy": lambda now: f"a request would still take {now:.3g} J",
+    "memory": lambda now: f"the fullest device would still use {now:.1%} of its memory",
+}
+
+
+def _no_place(tables: Tables, type_: int) -> str:
+    """Why no stage at all can be on a kind."""
+    if np.isfinite(tables.seconds[type_]).any() or any(
+        np.isfinite(part[:, type_]).any() for part in tables.part_seconds
+    ):
+        return ""
+    allowed = tables.allowed[type_]
+    if not allowed.any():
+        return "it may not run any shard"
+    device, at = tables.kinds.devices[type_], np.array(tables.cuts.places)
+    memory = float(tables.memory[allowed].min()) + device.session_bytes
+    flash = float(tables.stored[np.ix_(at, at)][allowed].min())
+    if memory > device.memory_bytes:
+        return f"does not fit: the smallest stage needs {mib(memory)} of memory, it has {mib(device.memory_bytes)}"
+    if flash > device.flash_bytes:
+        return f"does not fit: the smallest stage needs {mib(flash)} of flash, it has {mib(device.flash_bytes)}"
+    return "does not fit: it lacks memory for the stages that it has flash for"
+
+
+def _rate(seconds: float) -> str:
+    return f"{1 / seconds:.3g}" if seconds > 0 else "any number of"
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1000:.3g}"

@@ -1,0 +1,196 @@
+"""The planner: which device runs which consecutive shards. Pure; no IO.
+
+What a plan costs is defined in `price`; here the best one is searched for. Objectives:
+
+- `throughput`: the largest of all loads is least; among those plans the latency, then the number of devices;
+- `latency`: what one request alone takes;
+- `energy`: the joules of one request, then its latency;
+- `memory`: the used part of the fullest device's memory, then the largest load, then latency.
+
+Devices are used in any order, those that do not help stay unused. Where it helps throughput, a stage is shared by
+several devices of equal cost, and for any objective the branches of a section run side by side. The only case in which
+a device runs two stages is a *bend*: the stage before a divided section and the one after it, neither of them shared.
+
+All are exact as long as the devices make no more than `MAX_STATES` sets of equal ones (any twelve; more where devices
+are alike). Where hops share several things whose capacity binds, and beyond that number, a plan says how far from the
+best it may be (`Plan.gap`). What is not proven: a section is divided in at most so many ways as `cuts` admits, a device
+bends around as many as `bends` admits and not where it has links of its own to others, and neither is done in large
+fleets; and where shared capacity binds in an instance that is not small, the latency among equal rates.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+import msgspec
+
+from edge.formats.plan import Constraints, Objective, Plan, Stage
+from host.errors import PlanError
+from host.planning.assignment import ROUNDING, Assignment
+from host.planning.costs import DeviceCost, Network, Workload
+from host.planning.kinds import Kinds, available, check_pins, kinds_of
+from host.planning.lacking import nothing_found, why_nothing_fits
+from host.planning.large import best_of_large
+from host.planning.left_out import left_out, value_of
+from host.planning.price import price_plan
+from host.planning.search import best_of
+from host.planning.tables import tables_of
+
+MAX_STATES = 4096
+"""Sets of used devices that the exact search may visit."""
+
+MAX_WORK = 4_000_000_000
+"""The same times kinds of devices and pairs of cuts: about ten seconds of the exact search."""
+
+SECONDS = 8.0
+"""Processor time for a fleet that is too large to plan exactly."""
+
+
+def plan_pipeline(
+    workload: Workload,
+    devices: Sequence[DeviceCost],
+    *,
+    objective: Objective = "throughput",
+    window: int = 8,
+    network: Network | None = None,
+    constraints: Constraints | None = None,
+    must_use: Collection[str] = (),
+    seconds: float = SECONDS,
+) -> Plan:
+    """Place consecutive shards on devices so that the objective is least.
+
+    Args:
+        workload: one request.
+        devices: in any order; those that do not help stay unused.
+        objective: what is least.
+        window: requests in flight, which every queue has room for.
+        network: between the devices; every link to one broker when left out.
+        constraints: what the plan keeps to; its pins are on shards.
+        must_use: names of devices that take part even where they do not help.
+        seconds: processor time for a fleet that is too large to plan exactly; with less than `SECONDS` more are.
+
+    Raises:
+        PlanError: nothing fits; the text says what binds and by how much.
+    """
+    network, constraints = network or Network(), constraints or Constraints()
+    usable = available(devices, constraints)
+    most_replicas = max(1, constraints.most_replicas) if objective == "throughput" else 1
+    most = len(workload.shards) * most_replicas
+    _check(workload, usable, constraints, must_use, most)
+    kinds = kinds_of(workload.shards, usable, network, constraints, most=most, must_use=must_use)
+
+    def priced(assignment: Assignment) -> Plan:
+        stages = _stages(assignment, kinds)
+        return price_plan(workload, usable, stages, objective=objective, window=window, network=network)
+
+    def period_of(assignment: Assignment) -> float:
+        return priced(assignment).bottleneck_seconds
+
+    exact = _is_exact(kinds, workload, seconds)
+    divide = exact and constraints.side_by_side
+    tables = tables_of(workload, kinds, network, window=window, side_by_side=divide)
+    if exact:
+        found = best_of(objective, tables, most_replicas=most_replicas, least=kinds.least, period_of=period_of)
+    elif any(kinds.least):
+        raise PlanError(f"{len(usable)} different devices are too many to say which must take part: name fewer")
+    else:
+        found = best_of_large(objective, tables, most_replicas=most_replicas, seconds=seconds, period_of=period_of)
+    if found is None and not exact and _is_exact(kinds, workload):
+        return plan_pipeline(
+            workload, devices, objective=objective, window=window, network=network, constraints=constraints
+        )
+    if found is None:
+        all_kinds = replace(kinds, limits=(most,) * len(kinds.limits))
+        raise PlanError(_why_none(workload, all_kinds, network, window=window, side_by_side=divide))
+    plan = priced(found.assignment)
+    gap = _gap(value_of(plan, tables), found.bound)
+    return msgspec.structs.replace(plan, gap=gap, left_out=left_out(plan, found, tables))
+
+
+def predicted_rps(plan: Plan, window: int) -> float:
+    """Return the results in a second that a plan promises with so many requests in flight."""
+    rates = [1 / seconds for seconds in (plan.bottleneck_seconds, plan.latency_seconds / window) if seconds > 0]
+    return min(rates, default=math.inf)
+
+
+def wanted_window(plan: Plan) -> int:
+    """Return the requests in flight from which on the window does not limit a plan's throughput."""
+    if plan.bottleneck_seconds <= 0:
+        return 1
+    return max(1, math.ceil(plan.latency_seconds / plan.bottleneck_seconds * (1 - 1e-9)))
+
+
+def _is_exact(kinds: Kinds, workload: Workload, seconds: float = SECONDS) -> bool:
+    """Whether the exact search can hold an instance, in the time where it has a choice."""
+    most = MAX_WORK if any(kinds.least) else MAX_WORK * min(1.0, seconds / SECONDS)
+    return kinds.states <= MAX_STATES and kinds.states * len(kinds.devices) * len(workload.shards) ** 2 <= most
+
+
+def _why_none(workload: Workload, kinds: Kinds, network: Network, *, window: int, side_by_side: bool) -> str:
+    if not _is_exact(kinds, workload):
+        return nothing_found(workload)
+    return why_nothing_fits(workload, tables_of(workload, kinds, network, window=window, side_by_side=side_by_side))
+
+
+def _gap(value: float, bound: float) -> float:
+    """How much worse than the best a plan may be, as a part of it; what is less than rounding is nothing."""
+    if value <= bound * (1 + 10 * ROUNDING):
+        return 0.0
+    return value / bound - 1 if bound > 0 else math.inf
+
+
+def _check(
+    workload: Workload,
+    devices: Sequence[DeviceCost],
+    constraints: Constraints,
+    must_use: Collection[str],
+    most: int,
+) -> None:
+    names = [device.name for device in devices]
+    if not workload.shards or not devices:
+        raise PlanError(f"no plan for {len(workload.shards)} shards on {len(devices)} devices: both need at least one")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise PlanError(f"device {twice[0]!r} is given twice")
+    for device in devices:
+        if len(device.shard_seconds) != len(workload.shards):
+            raise PlanError(
+                f"{device.name} has times for {len(device.shard_seconds)} shards of {len(workload.shards)}: "
+                "take those of this bundle"
+            )
+    if missing := sorted(set(must_use) - set(names)):
+        raise PlanError(f"device {missing[0]!r} must take part and is not there")
+    if constraints.use_all and len(devices) > most:
+        raise PlanError(
+            f"{len(devices)} devices shall all take part, and the bundle has {len(workload.shards)} shards: "
+            "name fewer devices, or package for a smaller profile"
+        )
+    check_pins(len(workload.shards), names, constraints)
+
+
+def _before(stages: Sequence[Stage]) -> str:
+    """The device of the stage before the last ones, which run side by side."""
+    parts = next(count for count, stage in enumerate(reversed(stages), start=1) if not stage.beside)
+    return stages[-parts - 1].device
+
+
+def _stages(assignment: Assignment, kinds: Kinds) -> tuple[Stage, ...]:
+    free = [list(names) for names in kinds.names]
+    stages: list[Stage] = []
+    for index, run in enumerate(assignment.runs):
+        if run.again:
+            device, replicas = _before(stages), list[str]()
+        else:
+            device, *replicas = (free[run.type].pop(0) for _ in range(run.count))
+        stages.append(
+            Stage(
+                index=index,
+                device=device,
+                first_shard=run.first,
+                stop_shard=run.stop,
+                replicas=tuple(replicas),
+                beside=run.beside,
+            )
+        )
+    return tuple(stages)

@@ -1,0 +1,55 @@
+"""The client's loop: what it asks of the broker, and that nobody waits for ever; without a network."""
+
+from collections.abc import Mapping, Sequence
+
+import pytest
+
+import edge.client
+from edge.client import Client
+from edge.client_loop import ClientLoop, Want
+from edge.errors import TransportError
+from edge.formats.plan import encode_deployment
+from edge.formats.tensor import Array, TensorSpec
+from edge.formats.topics import Topics
+from edge.protocol.requests import Route
+from edge.transport import Channel, MemoryBroker, MemoryTransport, Publication, TransportEvent
+from tests.tiny_bundle import make_deployment, make_input, make_tiny_bundle
+
+BUNDLE = make_tiny_bundle()
+DEPLOYMENT = make_deployment(BUNDLE, ("pi-1", "pi-2"))
+SERVING = Publication(
+    channel=Channel.CONTROL,
+    topic=Topics(fleet="default").serving("tiny"),
+    payload=encode_deployment(DEPLOYMENT),
+    qos=1,
+    retain=True,
+)
+
+
+def test_a_deployment_asked_for_while_the_connection_is_down_is_found_when_it_stands() -> None:
+    broker = MemoryBroker()
+    broker.route(SERVING)
+    loop = ClientLoop(fleet="default", name="cam", doors={})
+
+    def take(event: TransportEvent) -> None:
+        loop._steps[type(event)](event, 0.0)
+
+    transport = MemoryTransport(broker, on_event=take)
+    loop._transport = transport
+    loop._want(Want(name="tiny"), 0.0)
+    assert loop.catalogue.serving("tiny") is None
+    transport.connect(Channel.CONTROL)
+    assert loop.catalogue.serving("tiny") == DEPLOYMENT
+
+
+def test_a_request_that_meets_the_end_of_its_client_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Client("mqtt://127.0.0.1:1", fleet="default", name="cam")
+    client._loop.start(client._transport)
+    client._loop.routes["tiny"] = Route(deployment=DEPLOYMENT, manifest=BUNDLE.manifest)
+
+    def close(_inputs: Mapping[str, Array], _specs: Sequence[TensorSpec]) -> None:
+        client.close()
+
+    monkeypatch.setattr(edge.client, "check_inputs", close)
+    with pytest.raises(TransportError, match="the client is closed"):
+        client.submit("tiny", {"x": make_input(1)})
