@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 from edge.formats.plan import Constraints, Objective, Plan
-from host.planning.costs import DeviceCost, LinkCost, Network, Section, ShardCost, Workload
+from host.planning.costs import DeviceCost, Medium, Network, Section, ShardCost, Workload
 
 PACKET = 128 * 1024
 
@@ -30,6 +30,7 @@ class Costs:
     """All that a placement is judged by."""
 
     period: float
+    effective: float
     latency: float
     energy: float
     part: float
@@ -38,7 +39,7 @@ class Costs:
 
     def key(self, objective: Objective) -> tuple[float, ...]:
         return {
-            "throughput": (self.period, self.latency, self.devices),
+            "throughput": (self.effective, self.latency, self.devices),
             "latency": (self.latency,),
             "energy": (self.energy, self.latency),
             "memory": (self.part, self.period, self.latency),
@@ -199,11 +200,32 @@ def own_bytes(workload: Workload, step: Step, piece: Piece) -> tuple[int, int]:
     return section.received[a][b], section.sent[a][b]
 
 
-def hop_latency(sender: LinkCost, receiver: LinkCost, size: int, gives: int, gets: int) -> float:
-    """A hop of some bytes, while its sender's uplink and its receiver's downlink carry these in all."""
-    up, down = sender.up_bytes_per_second, receiver.down_bytes_per_second
-    first_packet = min(size, PACKET) / max(up, down)
-    return sender.latency_seconds + receiver.latency_seconds + max(gives / up, gets / down) + first_packet
+Hop = tuple[Piece | None, Piece | None, int]
+
+
+def ends_in(medium: Medium, hop: Hop) -> int:
+    """How many ends of a hop are in a medium, which carries its bytes so many times."""
+    return sum((piece.on[0].name if piece else "client") in medium.nodes for piece in hop[:2])
+
+
+def hop_latency(hop: Hop, together: Sequence[Hop], network: Network) -> float:
+    """A hop, while what is shared carries also the others of these, into or out of the same parts."""
+    sender, receiver, size = hop
+    sent = sum(other[2] for other in together if other[0] == sender)
+    got = sum(other[2] for other in together if other[1] == receiver)
+    media = [medium for medium in network.media if ends_in(medium, hop)]
+    busy = [sum(other[2] for other in together) / network.broker_bytes_per_second]
+    busy += [sum(other[2] * ends_in(medium, other) for other in together) / medium.bytes_per_second for medium in media]
+    pair = network.pairs.get((sender.on[0].name, receiver.on[0].name)) if sender and receiver else None
+    if pair:
+        return pair.latency_seconds + max(size / pair.bytes_per_second, *busy)
+    from_, to = sender.on[0].link if sender else network.client, receiver.on[0].link if receiver else network.client
+    up, down = from_.up_bytes_per_second, to.down_bytes_per_second
+    rates = [up, down, network.broker_bytes_per_second]
+    rates += [medium.bytes_per_second / ends_in(medium, hop) for medium in media]
+    rates.remove(min(rates))
+    through = max(sent / up, got / down, *busy)
+    return from_.latency_seconds + to.latency_seconds + through + min(size, PACKET) / min(rates)
 
 
 def need(workload: Workload, piece: Piece, received: int, sent: int, window: int) -> tuple[int, dict[str, int]]:
@@ -245,9 +267,11 @@ def costs(workload: Workload, placement: Placement, network: Network, window: in
             energy += seconds * device.busy_watts
     loads = [*computing.values(), *link_loads(workload, placement, network)]
     room = {on.name: on.memory_bytes for step in placement for piece in step for on in piece.on}
+    latency = latency_of(workload, placement, network, busy)
     return Costs(
         period=max(loads),
-        latency=latency_of(workload, placement, network, busy),
+        effective=max(*loads, latency / window),
+        latency=latency,
         energy=energy,
         part=max(memory[name] / max(room[name], 1) for name in memory),
         devices=len(memory),
@@ -255,7 +279,7 @@ def costs(workload: Workload, placement: Placement, network: Network, window: in
     )
 
 
-def hops(workload: Workload, placement: Placement) -> Iterator[tuple[Piece | None, Piece | None, int]]:
+def hops(workload: Workload, placement: Placement) -> Iterator[Hop]:
     """Yield sender, receiver and bytes of every hop; None is the client."""
     yield None, placement[0][0], workload.shards[0].received_bytes
     for step, following in itertools.pairwise(placement):
@@ -294,24 +318,19 @@ def link_loads(workload: Workload, placement: Placement, network: Network) -> It
 
 def latency_of(workload: Workload, placement: Placement, network: Network, busy: dict[Piece, float]) -> float:
     every = list(hops(workload, placement))
-
-    def taken(sender: Piece | None, receiver: Piece | None, size: int) -> float:
-        names = (sender.on[0].name if sender else "client", receiver.on[0].name if receiver else "client")
-        if pair := network.pairs.get(names):
-            return pair.latency_seconds + size / pair.bytes_per_second
-        return hop_latency(
-            sender.on[0].link if sender else network.client,
-            receiver.on[0].link if receiver else network.client,
-            size,
-            gives=sum(hop[2] for hop in every if hop[0] == sender),
-            gets=sum(hop[2] for hop in every if hop[1] == receiver),
-        )
-
     beside = [piece for step in placement if len(step) > 1 for piece in step]
-    total = sum(taken(*hop) for hop in every if hop[0] not in beside and hop[1] not in beside)
+
+    def taken(hop: Hop) -> float:
+        if hop[1] in beside:
+            return hop_latency(hop, [other for other in every if other[0] == hop[0]], network)
+        if hop[0] in beside:
+            return hop_latency(hop, [other for other in every if other[1] == hop[1]], network)
+        return hop_latency(hop, [hop], network)
+
+    total = sum(taken(hop) for hop in every if hop[0] not in beside and hop[1] not in beside)
     for step in placement:
         total += max(
-            busy[piece] + sum(taken(*hop) for hop in every if len(step) > 1 and piece in hop[:2]) for piece in step
+            busy[piece] + sum(taken(hop) for hop in every if len(step) > 1 and piece in hop[:2]) for piece in step
         )
     return total
 

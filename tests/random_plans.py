@@ -63,7 +63,7 @@ def random_problem(
         workload=workload,
         devices=devices,
         objective=draw.choice(list(objectives)),
-        window=draw.randint(1, 3),
+        window=draw.randint(1, 8),
         network=_network(draw, names, features),
         constraints=constraints,
     )

@@ -5,6 +5,7 @@ repaired by sending again: with the same id, and a higher attempt when the pipel
 """
 
 import heapq
+import itertools
 import math
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -17,6 +18,7 @@ from edge.formats.message import Taken
 from edge.formats.plan import MAX_STAGES, Deployment, parse_epoch
 from edge.formats.tensor import Array, check_inputs
 from edge.formats.topics import Topics
+from edge.protocol.latencies import Latencies
 from edge.protocol.runners import FrameKey, Runners
 
 MAX_ATTEMPTS = 8
@@ -25,7 +27,6 @@ MOST_RESEND_SECONDS = 30.0
 _RESEND_FACTOR = 3.0
 _GONE_SECONDS = 0.25
 _RETRY_SECONDS = 0.1
-_REMEMBERED_LATENCIES = 512
 _LEAST_DEADLINES = 256
 
 
@@ -93,6 +94,7 @@ class _Pending:
     attempt: int = 0
     sends: int = 0
     sent_at: float = 0.0
+    first_sent_at: float = 0.0
     sent_to: str = ""
     resend_at: float = math.inf
     last_error: str = ""
@@ -120,7 +122,9 @@ class Requests:
         self._queued: dict[str, deque[str]] = {}
         self._sent: dict[str, dict[str, _Pending]] = {}
         self._deadlines: list[tuple[float, str]] = []
-        self._latencies: dict[str, deque[float]] = {}
+        self._resends: list[tuple[float, int, str]] = []
+        self._resend_numbers = itertools.count()
+        self._latencies: dict[str, Latencies] = {}
         self._runners = Runners(client)
 
     def route(self, name: str) -> Route | None:
@@ -134,9 +138,10 @@ class Requests:
         if known is not None and parse_epoch(route.deployment.epoch) <= parse_epoch(known.deployment.epoch):
             return []
         self._routes[name] = route
+        self._latencies.setdefault(name, Latencies()).seen = 0
         for pending in self._sent.get(name, {}).values():
             if pending.last_error == Gone.code:
-                pending.resend_at = now
+                self._resend_at(pending, now)
         return self.tick(now)
 
     def remove_route(self, name: str) -> None:
@@ -203,7 +208,7 @@ class Requests:
         """The connection was cut: results may be lost, so what was sent before is sent again soon."""
         for sent in self._sent.values():
             for pending in sent.values():
-                pending.resend_at = min(pending.resend_at, now + _RETRY_SECONDS)
+                self._resend_at(pending, min(pending.resend_at, now + _RETRY_SECONDS))
         return self.tick(now)
 
     def tick(self, now: float) -> list[RequestAction]:
@@ -214,19 +219,16 @@ class Requests:
             pending = self._forget(request_id)
             if pending is not None:
                 actions.append(Settle(request_id=request_id, outcome=_too_late(pending)))
-        for sent in tuple(self._sent.values()):
-            for pending in tuple(sent.values()):
-                if pending.resend_at <= now:
-                    actions += self._send(pending, now)
+        while self._next_resend() <= now:
+            _, _, request_id = heapq.heappop(self._resends)
+            actions += self._send(self._pending[request_id], now)
         for name in tuple(self._queued):
             actions += self._fill(name, now)
         return actions
 
     def next_wake(self) -> float:
         """Return when `tick` has something to do at the earliest; infinity when nothing is pending."""
-        resends = (pending.resend_at for sent in self._sent.values() for pending in sent.values())
-        deadline = self._deadlines[0][0] if self._deadlines else math.inf
-        return min(min(resends, default=math.inf), deadline)
+        return min(self._next_resend(), self._deadlines[0][0] if self._deadlines else math.inf)
 
     # ----------------------------------------------------------------------------------------------------- sending
     def _fill(self, name: str, now: float) -> list[RequestAction]:
@@ -245,7 +247,7 @@ class Requests:
     def _send(self, pending: _Pending, now: float) -> list[RequestAction]:
         route = self._routes.get(pending.name)
         if route is None or route.deployment.plan is None:
-            pending.resend_at = now + _GONE_SECONDS
+            self._resend_at(pending, now + _GONE_SECONDS)
             return []
         if pending.resend_at <= now and pending.last_error in ("", "timeout") and pending.sends:
             # No word came: the pipeline may have run it, so it is another attempt.
@@ -261,9 +263,11 @@ class Requests:
         device = self._runners.choose(devices, key, now, avoid=pending.sent_to)
         pending.sends += 1
         pending.sent_at, pending.sent_to = now, device
+        if not pending.attempt:
+            pending.first_sent_at = now
         pending.taken = {}
         pending.last_error = ""
-        pending.resend_at = now + self._resend_seconds(route, pending)
+        self._resend_at(pending, now + self._resend_seconds(route, pending))
         header = FrameHeader(
             request_id=pending.request_id,
             attempt=pending.attempt,
@@ -280,13 +284,29 @@ class Requests:
         return [SendRequest(topic=topic, header=header, tensors=pending.inputs)]
 
     def _resend_seconds(self, route: Route, pending: _Pending) -> float:
-        latencies = self._latencies.get(pending.name)
-        if latencies:
-            usual = sorted(latencies)[math.ceil(0.99 * len(latencies)) - 1]
-        else:
-            usual = route.deployment.plan.latency_seconds if route.deployment.plan is not None else 0.0
+        usual = self._latencies[pending.name].usual(route.deployment, in_flight=len(self._sent[pending.name]))
         base = max(LEAST_RESEND_SECONDS, _RESEND_FACTOR * usual)
         return min(MOST_RESEND_SECONDS, base * float(2**pending.attempt)) * (1.0 + 0.1 * self._draw())
+
+    def _resend_at(self, pending: _Pending, at: float) -> None:
+        if pending.resend_at == at:
+            return
+        pending.resend_at = at
+        if len(self._resends) >= 2 * len(self._pending) + _LEAST_DEADLINES:
+            # As with the deadlines.
+            self._resends = [entry for entry in self._resends if self._is_due(entry)]
+            heapq.heapify(self._resends)
+        heapq.heappush(self._resends, (at, next(self._resend_numbers), pending.request_id))
+
+    def _next_resend(self) -> float:
+        while self._resends and not self._is_due(self._resends[0]):
+            heapq.heappop(self._resends)
+        return self._resends[0][0] if self._resends else math.inf
+
+    def _is_due(self, entry: tuple[float, int, str]) -> bool:
+        """Whether an entry stands for a request that has no outcome and still waits for this time."""
+        pending = self._pending.get(entry[2])
+        return pending is not None and pending.resend_at == entry[0]
 
     # ----------------------------------------------------------------------------------------------------- answers
     def _result(self, pending: _Pending, frame: Frame, now: float) -> list[RequestAction]:
@@ -296,7 +316,9 @@ class Requests:
             if problem is not None:
                 return self._retry(pending, "stage-failed", _RETRY_SECONDS, now, again=True)
         self._forget(pending.request_id)
-        self._latencies.setdefault(pending.name, deque(maxlen=_REMEMBERED_LATENCIES)).append(now - pending.sent_at)
+        if not frame.header.attempt:
+            # Of later attempts nobody knows whether a stage had their result already (Karn's rule).
+            self._latencies.setdefault(pending.name, Latencies()).note(now - pending.first_sent_at)
         result = InferenceResult(
             outputs=frame.tensors,
             trace=frame.header.trace,
@@ -340,7 +362,7 @@ class Requests:
         pending.last_error = code
         if again:
             pending.attempt += 1
-        pending.resend_at = now + wait
+        self._resend_at(pending, now + wait)
         return self._send(pending, now) if wait <= 0 else []
 
     def _forget(self, request_id: str) -> _Pending | None:

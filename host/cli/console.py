@@ -4,11 +4,13 @@ import json
 import sys
 import zipfile
 import zlib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from edge.errors import InvalidInput
@@ -17,6 +19,7 @@ from edge.formats.tensor import Array
 from edge.preprocess import prepare_image
 
 _PIPE_WIDTH = 160
+_ANY_WIDTH = 10_000
 
 out = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
 """Results."""
@@ -48,8 +51,30 @@ def table(*columns: str, title: str | None = None) -> Table:
     """Return an empty table; a column whose name starts with `>` is right-aligned."""
     result = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        result.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left", overflow="fold")
+        right = column.startswith(">")
+        # A figure that is broken in two is another figure; text goes on in the next line, if it can between words.
+        result.add_column(column.lstrip(">"), justify="right" if right else "left", no_wrap=right, overflow="fold")
     return result
+
+
+def fitted(columns: Sequence[str], rows: Iterable[Sequence[str]], *, without: Sequence[str] = ()) -> Table:
+    """Return a table that is no wider than the terminal, as far as leaving out columns can make it so.
+
+    Args:
+        columns: headers, as for `table`.
+        rows: a cell for each column.
+        without: the columns that a narrow terminal does without, the first to go first.
+    """
+    kept, content = list(columns), [list(row) for row in rows]
+    leaving = [column for column in without if column in columns]
+    while True:
+        places = [place for place, column in enumerate(columns) if column in kept]
+        result = table(*kept)
+        for row in content:
+            result.add_row(*(row[place] for place in places))
+        if not leaving or Measurement.get(out, out.options.update(max_width=_ANY_WIDTH), result).maximum <= out.width:
+            return result
+        kept.remove(leaving.pop(0))
 
 
 def read_inputs(path: Path, manifest: Manifest) -> dict[str, Array]:

@@ -47,10 +47,10 @@ def read_constraints(
         side_by_side: see `Constraints`.
 
     Raises:
-        PlanError: a layer that is not there, or no `LAYER:DEVICE`.
+        PlanError: a layer that is not there, no `LAYER:DEVICE`, or a pin to a device that may not take part.
         FormatError: no device name.
     """
-    return Constraints(
+    constraints = Constraints(
         devices=device_names(devices),
         without=tuple(dict.fromkeys(name for text in without for name in device_names(text))),
         pins=tuple(_pin(text, manifest, "--pin") for text in pins),
@@ -59,6 +59,10 @@ def read_constraints(
         most_replicas=most_replicas,
         side_by_side=side_by_side,
     )
+    for pin in constraints.pins:
+        if pin.device in constraints.without or (constraints.devices and pin.device not in constraints.devices):
+            raise PlanError(f"--pin: layer {pin.layer} is to stay on {pin.device}, which may not take part")
+    return constraints
 
 
 def check_devices(constraints: Constraints, known: Collection[str], *, where: str) -> None:
@@ -83,9 +87,6 @@ def check_devices(constraints: Constraints, known: Collection[str], *, where: st
             if name not in known:
                 shown = ", ".join(sorted(known)[:20]) + (", …" if len(known) > 20 else "")
                 raise PlanError(f"{option}: no device called {name!r} in {where}; there are: {shown or 'none'}")
-    for pin in constraints.pins:
-        if pin.device in constraints.without or (constraints.devices and pin.device not in constraints.devices):
-            raise PlanError(f"--pin: layer {pin.layer} is to stay on {pin.device}, which may not take part")
 
 
 def _pin(text: str, manifest: Manifest, option: str) -> Pin:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +12,9 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
+from edge.errors import ShardwireError
 from edge.formats.message import DeployRequest
+from edge.formats.plan import Plan
 from edge.formats.topics import check_name
 from host.bundle import open_bundle
 from host.cli.console import err, out
@@ -35,11 +39,12 @@ from host.cli.options import (
     Without,
     quiet_transport,
 )
-from host.cli.plan_text import summary_lines
+from host.cli.plan_words import names_text, natural, plain, summary_lines
 from host.cli.signals import terminated_as_exit
 from host.cli.status import plan_table
 from host.fleet.blobs import BundleBlobs
 from host.fleet.command import Course, run_command
+from host.fleet.observe import FleetView, look
 
 
 def command(
@@ -89,8 +94,46 @@ def command(
     if course.plan is not None:
         out.print(plan_table(course.plan))
         out.print(f"{request.name} serves, epoch {course.epoch}", markup=False)
-        for line in summary_lines(course.plan):
+        lines = [*summary_lines(course.plan, request.window), *_others(broker, fleet, course)]
+        for line in lines:
             out.print(line, markup=False, soft_wrap=True)
+
+
+def _others(broker: str, fleet: str, course: Course) -> list[str]:
+    if course.plan is None:
+        return []
+    # What has been deployed stands, whatever can be seen of the rest.
+    with contextlib.suppress(ShardwireError):
+        view = look(broker, fleet=fleet, until_online=_workers(course.plan))
+        return list(shared_lines(course.name, course.plan, view))
+    return []
+
+
+def shared_lines(name: str, plan: Plan, view: FleetView) -> Iterator[str]:
+    """Yield what else the devices of a new deployment do, as its plan does not count that.
+
+    Args:
+        name: of the deployment.
+        plan: of it.
+        view: of its fleet.
+    """
+    sharing: dict[tuple[str, ...], list[str]] = {}
+    for device in sorted(_workers(plan), key=natural):
+        others = tuple(
+            other.name
+            for other in view.deployments
+            if other.name != name and other.plan is not None and device in _workers(other.plan)
+        )
+        if others:
+            sharing.setdefault(others, []).append(device)
+    for others, devices in sharing.items():
+        serve, take = ("serves", "it") if len(devices) == 1 else ("serve", "them")
+        told = f"{plain(names_text(devices))} {serve} {plain(names_text(others))} too"
+        yield f"note: {told}: predictions take {take} for idle"
+
+
+def _workers(plan: Plan) -> set[str]:
+    return {name for stage in plan.stages for name in stage.runners}
 
 
 def ship(broker: str, request: DeployRequest, *, fleet: str, blobs: BundleBlobs) -> Course:
@@ -107,6 +150,7 @@ def ship(broker: str, request: DeployRequest, *, fleet: str, blobs: BundleBlobs)
         TextColumn("{task.fields[phase]}"),
         console=err,
         transient=True,
+        disable=not err.is_interactive,  # elsewhere it would be nothing but an empty line at the end
     )
     with terminated_as_exit(), bars:
         view = _Bars(bars, request.name)

@@ -9,7 +9,7 @@ import msgspec
 from edge.errors import ProfileError
 from edge.formats.message import About, Speed
 from edge.formats.profile import load_profile, profile_ids
-from host.cli.console import err, out, print_json, size_text, table
+from host.cli.console import err, fitted, out, print_json, size_text
 from host.cli.options import DEFAULT_BROKER, DEFAULT_FLEET, Broker, Fleet, Json, quiet_transport
 from host.fleet.observe import FleetView, Sighting, look
 
@@ -24,7 +24,7 @@ def command(broker: Broker = DEFAULT_BROKER, fleet: Fleet = DEFAULT_FLEET, json:
     if not view.devices:
         err.print(f"no devices are known in fleet {fleet!r}; start shardwire-agent on them")
         return
-    rows = table(
+    columns = (
         "device",
         "profile",
         "state",
@@ -36,9 +36,8 @@ def command(broker: Broker = DEFAULT_BROKER, fleet: Fleet = DEFAULT_FLEET, json:
         ">blobs",
         "measured",
     )
-    for seen in view.devices:
-        rows.add_row(*_row(seen))
-    out.print(rows)
+    rows = [_row(seen) for seen in view.devices]
+    out.print(fitted(columns, rows, without=(">blobs", ">of", ">fp32 MAC/s", "runtimes", "profile")))
     err.print(_coordinator(view))
 
 

@@ -93,6 +93,8 @@ def main() -> None:
         sys.exit(code if isinstance(code, int) else 0)
     except _UsageError as error:
         reason = " ".join(getattr(error, "format_message", error.__str__)().split()).rstrip(".")
+        # Of the library that checks choices: it says nothing to who types them.
+        reason = reason.replace("Value error, ", "", 1)
         command = f"shardwire {wanted}" if wanted in _COMMANDS else "shardwire"
         print(f"shardwire: {reason}; see {command} --help", file=sys.stderr)
         sys.exit(MISUSED)

@@ -8,12 +8,23 @@ from typing import Annotated, Literal
 import typer
 
 from edge.formats.plan import MAX_REPLICAS, Objective
+from host.errors import UserError
 
 Broker = Annotated[
     str,
     typer.Option("--broker", envvar="SHARDWIRE_BROKER", help="Address of the broker.", metavar="mqtt://HOST[:PORT]"),
 ]
-Fleet = Annotated[str, typer.Option("--fleet", envvar="SHARDWIRE_FLEET", help="Name of the fleet.")]
+
+
+def _fleet_name(text: str) -> str:
+    if text.endswith(".toml"):
+        raise UserError(f"--fleet {text}: a fleet file is for plan and simulate; give the name of a fleet")
+    return text
+
+
+Fleet = Annotated[
+    str, typer.Option("--fleet", envvar="SHARDWIRE_FLEET", help="Name of the fleet.", callback=_fleet_name)
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 Devices = Annotated[str, typer.Option("--devices", help="Devices that may take part, as a,b,c; all if left out.")]
@@ -21,13 +32,18 @@ ObjectiveOption = Annotated[Objective, typer.Option("--objective", help="What th
 Pins = Annotated[
     list[str] | None,
     typer.Option(
-        "--pin", help="Keep a layer on a device; a number, negative from the end, or a name.", metavar="LAYER:DEVICE"
+        "--pin",
+        help="Keep a layer on a device; a number, negative from the end, or a name. May be repeated.",
+        metavar="LAYER:DEVICE",
     ),
 ]
 Forbidden = Annotated[
-    list[str] | None, typer.Option("--forbid", help="Keep a layer off a device.", metavar="LAYER:DEVICE")
+    list[str] | None,
+    typer.Option("--forbid", help="Keep a layer off a device. May be repeated.", metavar="LAYER:DEVICE"),
 ]
-Without = Annotated[list[str] | None, typer.Option("--without", help="Leave out a device.", metavar="DEVICE")]
+Without = Annotated[
+    list[str] | None, typer.Option("--without", help="Leave out a device. May be repeated.", metavar="DEVICE")
+]
 UseAll = Annotated[bool, typer.Option("--use-all", help="Give every device a stage, even if fewer are faster.")]
 Replicas = Annotated[
     int,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from edge.formats.plan import Plan
-from host.cli.plan_text import binds, rate_text
-from host.planning.schedule import Resource, Schedule, in_order
+from host.cli.plan_text import binds
+from host.cli.plan_words import bound_text, ms_text, rate_text
+from host.planning.explain import period_of
+from host.planning.schedule import MAX_REQUESTS, Resource, Schedule, in_order
 
 MAX_ROWS = 48
 """Of more than that, the busiest are drawn."""
@@ -62,6 +65,59 @@ class Row:
     height: float
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class View:
+    """The part of a time table that is drawn.
+
+    Attributes:
+        start, end: in seconds; between them the pipeline is full.
+        first, last: the results between which the time is shown.
+        results: how many come in it: one from each device where devices take turns.
+        period: seconds between two results, as the plan promises.
+    """
+
+    start: float
+    end: float
+    first: float
+    last: float
+    results: int
+    period: float
+
+
+def requests_of(plan: Plan, window: int) -> int:
+    """Return how many requests it takes until a pipeline is full, what is drawn has passed, and it drains."""
+    filled, shown = _filled(plan, window), _shown(plan, window)
+    return min(MAX_REQUESTS, 2 * filled + _cycle(plan) + shown + 4)
+
+
+def view_of(plan: Plan, schedule: Schedule, window: int) -> View:
+    """Return the part to draw: neither the first requests, which none held up, nor the last, with none behind them."""
+    period, cycle = period_of(plan, window), _cycle(plan)
+    answered = sorted(schedule.answered)
+    # An end that is drawn with requests behind it, even where there are too few of them.
+    begin = min(_filled(plan, window) + cycle, max(0, len(answered) - _shown(plan, window) - 1) // 2)
+    start = answered[begin] if begin else 0.0
+    end = min(start + _shown(plan, window) * period, answered[-1]) if period > 0 else answered[-1]
+    if end <= start:
+        start, end = 0.0, answered[-1]
+    last = max((at for at in answered if at <= end * (1 + 1e-9)), default=end)
+    return View(start=start, end=end, first=last - cycle * period, last=last, results=cycle, period=period)
+
+
+def _filled(plan: Plan, window: int) -> int:
+    period = period_of(plan, window)
+    return min(window, math.ceil(plan.latency_seconds / period)) if period > 0 else 1
+
+
+def _shown(plan: Plan, window: int) -> int:
+    """How many periods are drawn: what a request takes where that is not too long, and all devices in turn."""
+    return max(4, min(_filled(plan, window) + 2, 16), min(_cycle(plan) + 1, 24))
+
+
+def _cycle(plan: Plan) -> int:
+    return min(math.lcm(*(len(stage.runners) for stage in plan.stages)), 12)
+
+
 def rows_of(plan: Plan, loads: Mapping[Resource, float]) -> tuple[Row, ...]:
     """Return the lines in the order in which a request meets them; of too many, the busiest."""
     busiest = sorted(loads, key=lambda resource: (-loads[resource], resource))[:MAX_ROWS]
@@ -74,31 +130,32 @@ def rows_of(plan: Plan, loads: Mapping[Resource, float]) -> tuple[Row, ...]:
     return tuple(rows)
 
 
-def draw_schedule(path: Path, plan: Plan, schedule: Schedule, loads: Mapping[Resource, float]) -> None:
+def draw_schedule(path: Path, plan: Plan, schedule: Schedule, loads: Mapping[Resource, float], window: int) -> None:
     """Draw a time table into a file.
 
     Args:
         path: ends in `.svg` or `.png`; equal plans give equal SVG.
         plan: whose time table it is.
-        schedule: bars.
+        schedule: bars of `requests_of` requests.
         loads: seconds that one request takes of each resource.
+        window: requests in flight.
 
     Raises:
         OSError: the file cannot be written.
     """
-    rows = rows_of(plan, loads)
+    rows, view = rows_of(plan, loads), view_of(plan, schedule, window)
     tall = 1.1 + 0.3 * sum(row.height for row in rows)
     with style.context(["default", _SETTINGS]), warnings.catch_warnings():
         # Names of devices are ASCII; a reader of SVG has fonts for all else.
         warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)
         figure = Figure(figsize=(_WIDTH_INCHES, tall), layout="constrained")
         axes = figure.subplots()
-        _draw_rows(axes, rows, plan, loads)
-        _draw_bars(axes, rows, schedule)
-        _draw_period(axes, rows, schedule)
+        _draw_rows(axes, rows, plan, loads, view.period)
+        _draw_bars(axes, rows, schedule, view)
+        _draw_period(axes, rows, view)
         axes.set_title(
-            f"{rate_text(plan.bottleneck_seconds)} requests/s, {plan.latency_seconds * 1e3:.1f} ms a request, "
-            f"bound by {plan.binds}",
+            f"{rate_text(view.period)} requests/s, {ms_text(plan.latency_seconds)} ms a request, "
+            f"bound by {bound_text(plan, window, client_known=True)}",
             loc="left",
             fontsize=10,
             pad=24,
@@ -107,10 +164,12 @@ def draw_schedule(path: Path, plan: Plan, schedule: Schedule, loads: Mapping[Res
         figure.savefig(path, format=path.suffix.removeprefix("."), dpi=160, metadata=metadata)
 
 
-def _draw_rows(axes: Axes, rows: Sequence[Row], plan: Plan, loads: Mapping[Resource, float]) -> None:
+def _draw_rows(
+    axes: Axes, rows: Sequence[Row], plan: Plan, loads: Mapping[Resource, float], period_seconds: float
+) -> None:
     for row in rows:
-        share = loads[row.resource] / plan.bottleneck_seconds if plan.bottleneck_seconds > 0 else 0.0
-        bound = binds(loads[row.resource], plan)
+        share = loads[row.resource] / period_seconds if period_seconds > 0 else 0.0
+        bound = binds(loads[row.resource], period_seconds)
         if bound:
             axes.axhspan(row.place - row.height / 2, row.place + row.height / 2, color=_BAND, zorder=0)
         axes.annotate(
@@ -134,20 +193,21 @@ def _draw_rows(axes: Axes, rows: Sequence[Row], plan: Plan, loads: Mapping[Resou
     axes.set_ylim(rows[-1].place + rows[-1].height / 2, 0)
 
 
-def _draw_bars(axes: Axes, rows: Sequence[Row], schedule: Schedule) -> None:
-    end = max(schedule.answered) * 1e3
+def _draw_bars(axes: Axes, rows: Sequence[Row], schedule: Schedule, view: View) -> None:
+    end = (view.end - view.start) * 1e3
     places = {row.resource: row for row in rows}
     for bar in schedule.bars:
         row = places.get(bar.resource)
-        if row is None:
+        start, stop = ((max(view.start, min(at, view.end)) - view.start) * 1e3 for at in (bar.start, bar.end))
+        if row is None or bar.end < view.start or bar.start > view.end:
             continue
         compute = bar.resource.kind == "compute"
-        wide = (bar.end - bar.start) * 1e3 > end * _SHORTEST_LABEL
+        wide = stop - start > end * _SHORTEST_LABEL
         colour = _COLOURS[bar.request % len(_COLOURS)]
         axes.barh(
             row.place,
-            (bar.end - bar.start) * 1e3,
-            left=bar.start * 1e3,
+            stop - start,
+            left=start,
             height=row.height * (0.8 if compute else 0.6),
             color=colour,
             # What is short is nothing but its edge.
@@ -156,25 +216,23 @@ def _draw_bars(axes: Axes, rows: Sequence[Row], schedule: Schedule) -> None:
             zorder=2,
         )
         if wide:
-            middle, size = (bar.start + bar.end) / 2 * 1e3, 7.5 if compute else 6
+            middle, size = (start + stop) / 2, 7.5 if compute else 6
             axes.text(
                 middle, row.place, str(bar.request), ha="center", va="center", fontsize=size, color="white", zorder=3
             )
     axes.set_xlim(0, end)
-    axes.set_xlabel("ms from the first request; the number is that of the request")
+    axes.set_xlabel("ms, of a pipeline that is full; the number is that of the request")
     axes.grid(visible=True, axis="x")
     axes.set_axisbelow(True)
 
 
-def _draw_period(axes: Axes, rows: Sequence[Row], schedule: Schedule) -> None:
-    """Show the time between two results, at the last two of them."""
-    if len(schedule.answered) < 2:
+def _draw_period(axes: Axes, rows: Sequence[Row], view: View) -> None:
+    """Show the time between results, at the last of them."""
+    first, last = ((at - view.start) * 1e3 for at in (view.first, view.last))
+    if view.period <= 0 or first < 0:
         return
-    answered = sorted(at * 1e3 for at in schedule.answered)
-    first, last = answered[-2:]
-    # The first ones were not held up by those before them.
-    steady = answered[len(answered) // 2 :] if len(answered) > 3 else answered[-2:]
-    period = (steady[-1] - steady[0]) / (len(steady) - 1)
+    each = f"a result every {ms_text(view.period)} ms"
+    text = each if view.results == 1 else f"{view.results} results in {ms_text(view.results * view.period)} ms, {each}"
     for at in (first, last):
         axes.plot([at, at], [0, rows[-1].place], color=_ALARM, lw=0.8, ls=(0, (4, 3)), zorder=1, clip_on=False)
     axes.annotate(
@@ -185,7 +243,7 @@ def _draw_period(axes: Axes, rows: Sequence[Row], schedule: Schedule) -> None:
         annotation_clip=False,
     )
     axes.annotate(
-        f"a result every {period:.1f} ms",
+        text,
         (last, -0.12),
         xytext=(0, 6),
         textcoords="offset points",

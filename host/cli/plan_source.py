@@ -27,12 +27,14 @@ class PlanSource:
         measured: the same, each as it measured itself.
         network: between them.
         where: they are, for messages.
+        client_known: how fast the link of the client is was said; otherwise it is assumed.
     """
 
     devices: tuple[DeviceCost, ...]
     measured: tuple[DeviceCost, ...]
     network: Network
     where: str
+    client_known: bool = False
 
 
 def is_fleet_file(fleet: str) -> bool:
@@ -67,7 +69,9 @@ def described_source(path: Path, manifest: Manifest) -> PlanSource:
     """
     fleet = read_fleet_file(path)
     devices = described_costs(fleet, manifest)
-    return PlanSource(devices=devices, measured=devices, network=fleet.network, where=path.name)
+    return PlanSource(
+        devices=devices, measured=devices, network=fleet.network, where=path.name, client_known=fleet.client_known
+    )
 
 
 def _beside(path: Path) -> Callable[[str], DeviceProfile]:

@@ -11,72 +11,58 @@ from rich.text import Text
 
 from edge.formats.bundle import Manifest
 from edge.formats.plan import Plan, Stage
-from host.cli.console import size_text, table
+from host.cli.console import fitted, out, size_text
+from host.cli.plan_words import digits_text, energy_text, ms_text, range_text, rate_text, runner_names
 from host.planning.costs import DeviceCost, Network
-from host.planning.explain import Change, Choice, Explanation, Figures
+from host.planning.explain import WINDOW, Change, Choice, Explanation, Figures, period_of, what_binds
 from host.planning.schedule import Resource, Schedule, in_order, loads_of, timetable
 
 _COLUMNS = 72
+_FEWEST_COLUMNS = 10
 _LANES = 40
 """Lines of a text schedule, at most."""
 
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-_LEFT_OUT = 20
+_BINDS = "  ← binds"
 _ROUNDING = 1e-6
 _NAMES = 4
 _OBJECTIVES = ("requests/s", "ms a request", "J a request", "memory")
+_LESS = (">memory", ">J a request", ">ms a request", ">devices")
 
 
-def stage_table(plan: Plan, manifest: Manifest, devices: Mapping[str, DeviceCost], network: Network) -> Table:
-    """Return what each stage is, takes and has."""
-    loads = loads_of(plan, devices, network)
-    rows = table(">stage", "device", ">shards", ">layers", ">ms", "from", ">load", ">memory", ">of", ">in", ">out")
+def stage_table(
+    plan: Plan, manifest: Manifest, devices: Mapping[str, DeviceCost], network: Network, window: int
+) -> Table:
+    """Return what each stage is, takes and has; on a narrow terminal, less of it."""
+    loads, period = loads_of(plan, devices, network), period_of(plan, window)
+    columns = (">stage", "device", ">shards", ">layers", ">ms", "from", ">load", ">memory", ">of", ">in", ">out")
+    rows: list[list[str]] = []
     for stage in plan.stages:
         room = min(devices[name].memory_bytes for name in stage.runners)
-        rows.add_row(
-            f"∥ {stage.index}" if stage.beside else str(stage.index),
-            runner_names(stage),
-            _range(stage.first_shard, stage.stop_shard),
-            _layers(stage, manifest),
-            f"{stage.predicted_seconds * 1e3:.1f}",
-            stage.source,
-            _percent(_share(loads[Resource(kind="compute", name=stage.device)], plan)),
-            size_text(stage.memory_bytes),
-            size_text(room),
-            size_text(stage.received_bytes),
-            size_text(stage.sent_bytes),
+        rows.append(
+            [
+                f"∥ {stage.index}" if stage.beside else str(stage.index),
+                runner_names(stage),
+                range_text(stage.first_shard, stage.stop_shard),
+                _layers(stage, manifest),
+                f"{stage.predicted_seconds * 1e3:.1f}",
+                stage.source,
+                _percent(_share(loads[Resource(kind="compute", name=stage.device)], period)),
+                size_text(stage.memory_bytes),
+                size_text(room),
+                size_text(stage.received_bytes),
+                size_text(stage.sent_bytes),
+            ]
         )
-    return rows
+    return fitted(columns, rows, without=(">layers", ">in", ">out", ">of", "from"))
 
 
-def runner_names(stage: Stage) -> str:
-    """Return the devices that take turns with a stage, in short."""
-    names = stage.runners
-    more = f" +{len(names) - _NAMES}" if len(names) > _NAMES else ""
-    return " | ".join(names[:_NAMES]) + more
-
-
-def summary_lines(plan: Plan) -> Iterator[str]:
-    """Yield what a plan promises and what it leaves out."""
-    yield (
-        f"predicted: {rate_text(plan.bottleneck_seconds)} requests/s, {plan.latency_seconds * 1e3:.1f} ms a request, "
-        f"{energy_text(plan.energy_joules)} and {size_text(plan.network_bytes)} over the network a request"
-    )
-    gap = f"; at most {plan.gap:.1%} worse than the best plan" if plan.gap > 0 else ""
-    yield f"bound by {_plain(plan.binds)}{gap}"
-    for left in plan.left_out[:_LEFT_OUT]:
-        yield f"left out: {left.device}: {_plain(left.reason)}"
-    if len(plan.left_out) > _LEFT_OUT:
-        yield f"left out: {len(plan.left_out) - _LEFT_OUT} more"
-
-
-def load_table(plan: Plan, devices: Mapping[str, DeviceCost], network: Network) -> Table:
+def load_table(plan: Plan, devices: Mapping[str, DeviceCost], network: Network, window: int) -> Table:
     """Return how busy everything is at full load, the busiest first."""
-    rows = table("busy at full load", ">ms a request", ">load")
+    period = period_of(plan, window)
     loads = sorted(loads_of(plan, devices, network).items(), key=lambda load: (-load[1], load[0]))
-    for resource, seconds in loads[:_LANES]:
-        rows.add_row(str(resource), f"{seconds * 1e3:.1f}", _percent(_share(seconds, plan)))
-    return rows
+    rows = [[str(resource), f"{seconds * 1e3:.1f}", _percent(_share(seconds, period))] for resource, seconds in loads]
+    return fitted(("busy at full load", ">ms a request", ">load"), rows[:_LANES])
 
 
 def alone_lines(plan: Plan, devices: Mapping[str, DeviceCost], network: Network) -> Iterator[str]:
@@ -85,45 +71,48 @@ def alone_lines(plan: Plan, devices: Mapping[str, DeviceCost], network: Network)
     end = schedule.answered[0]
     # What a medium or the broker adds is no part of what the planner calls latency.
     shared = "" if abs(end - plan.latency_seconds) <= 0.005 * end else ", with what is shared"
-    yield f"one request alone, {end * 1e3:.1f} ms{shared}"
+    yield f"one request alone, {ms_text(end)} ms{shared}"
     bars = schedule.bars[:_LANES]
     width = max((len(str(bar.resource)) for bar in bars), default=0)
+    columns = _columns(width, len(" 12345.67 ms"))
     for bar in bars:
-        first, last = (_column(at, end) for at in (bar.start, bar.end))
+        first, last = (_column(at, end, columns) for at in (bar.start, bar.end))
+        first = min(first, columns - 1)
         line = " " * first + "█" * max(1, last - first)
-        yield f"  {bar.resource!s:<{width}} ▕{line:<{_COLUMNS}}▏ {(bar.end - bar.start) * 1e3:8.2f} ms"
+        yield f"  {bar.resource!s:<{width}} ▕{line:<{columns}}▏ {(bar.end - bar.start) * 1e3:8.2f} ms"
     if len(schedule.bars) > len(bars):
         yield f"  {len(schedule.bars) - len(bars)} more"
 
 
-def full_lines(schedule: Schedule, plan: Plan, loads: Mapping[Resource, float]) -> Iterator[str]:
+def full_lines(schedule: Schedule, plan: Plan, loads: Mapping[Resource, float], window: int) -> Iterator[str]:
     """Yield requests that follow each other, one line for each thing that is busy; a character is a request."""
     lanes: dict[Resource, list[str]] = {}
-    end = max(schedule.answered)
+    end, period = max(schedule.answered), period_of(plan, window)
+    width = max(len(str(bar.resource)) for bar in schedule.bars)
+    columns = _columns(width, len(_BINDS))
     for bar in schedule.bars:
-        lane = lanes.setdefault(bar.resource, [" "] * _COLUMNS)
-        first, last = (_column(at, end) for at in (bar.start, bar.end))
+        lane = lanes.setdefault(bar.resource, [" "] * columns)
+        first, last = (_column(at, end, columns) for at in (bar.start, bar.end))
         for column in range(first, max(first + 1, last)):
-            lane[min(column, _COLUMNS - 1)] = _DIGITS[bar.request % len(_DIGITS)]
-    yield f"at full load, a result every {plan.bottleneck_seconds * 1e3:.1f} ms; each character is a request"
-    width = max(len(str(resource)) for resource in lanes)
+            lane[min(column, columns - 1)] = _DIGITS[bar.request % len(_DIGITS)]
+    why = f", as the {what_binds(plan, window)} binds" if what_binds(plan, window).startswith(WINDOW) else ""
+    yield f"at full load, a result every {ms_text(period)} ms{why}; each character is a request"
     for resource in in_order(plan, lanes)[:_LANES]:
-        mark = "  ← binds" if binds(loads[resource], plan) else ""
+        mark = _BINDS if binds(loads[resource], period) else ""
         yield f"  {resource!s:<{width}} ▕{''.join(lanes[resource])}▏{mark}"
     if len(lanes) > _LANES:
         yield f"  {len(lanes) - _LANES} more"
 
 
-def steady_requests(plan: Plan) -> int:
+def steady_requests(plan: Plan, window: int) -> int:
     """Return how many requests fill a pipeline and show a few periods of it when it is full."""
-    if plan.bottleneck_seconds <= 0:
-        return 1
-    return min(math.ceil(plan.latency_seconds / plan.bottleneck_seconds) + 4, 16)
+    period = period_of(plan, window)
+    return min(math.ceil(plan.latency_seconds / period) + 4, 16) if period > 0 else 1
 
 
-def binds(seconds: float, plan: Plan) -> bool:
+def binds(seconds: float, period_seconds: float) -> bool:
     """Tell whether what one request takes of something is all of the time between two results."""
-    return seconds >= plan.bottleneck_seconds * (1 - _ROUNDING)
+    return seconds >= period_seconds * (1 - _ROUNDING)
 
 
 def explanation_parts(explanation: Explanation, plan: Plan, window: int) -> Iterator[Table | Text]:
@@ -136,9 +125,10 @@ def explanation_parts(explanation: Explanation, plan: Plan, window: int) -> Iter
     ):
         if changes:
             yield _changes(title, word, changes, own)
-    full = explanation.window_rate / own.requests_per_second if math.isfinite(own.requests_per_second) else 1.0
+    full = explanation.window_rate * plan.bottleneck_seconds if plan.bottleneck_seconds > 0 else 1.0
     yield Text(
-        f"window {window}: lets {explanation.window_rate:.1f} requests/s through, {full:.0%} of what the stages do; "
+        f"window {window}: lets {rate_text(period_of(plan, window))} requests/s through, "
+        f"{full:.0%} of what devices and links do; "
         f"{explanation.window_needed} would be enough"
     )
     if explanation.untried:
@@ -146,70 +136,61 @@ def explanation_parts(explanation: Explanation, plan: Plan, window: int) -> Iter
 
 
 def _objectives(choices: Sequence[Choice], plan: Plan) -> Table:
-    rows = table("for", *(f">{name}" for name in _OBJECTIVES), ">devices", "bound by")
+    rows: list[list[str]] = []
     for choice in choices:
         name = f"{choice.objective} ←" if choice.objective == plan.objective else choice.objective
         if choice.figures is None:
-            rows.add_row(name, *[""] * (len(_OBJECTIVES) + 1), escape(choice.reason))
+            rows.append([name, *[""] * (len(_OBJECTIVES) + 1), escape(choice.reason)])
         else:
-            rows.add_row(name, *_figures(choice.figures), str(choice.figures.devices), escape(choice.figures.binds))
-    return rows
+            rows.append([name, *_figures(choice.figures), str(choice.figures.devices), escape(choice.figures.binds)])
+    columns = ("for", *(f">{name}" for name in _OBJECTIVES), ">devices", "bound by")
+    return fitted(columns, rows, without=_LESS)
 
 
 def _changes(title: str, word: str, changes: Sequence[Change], own: Figures) -> Table:
-    rows = table(title, *(f">{name}" for name in _OBJECTIVES), ">change", "bound by")
+    rows: list[list[str]] = []
     for change in changes:
         names = " or ".join(change.devices[:_NAMES]) + (" or …" if len(change.devices) > _NAMES else "")
         if change.figures is None:
-            rows.add_row(f"{word} {names}", *[""] * (len(_OBJECTIVES) + 1), escape(change.reason))
+            rows.append([f"{word} {names}", *[""] * (len(_OBJECTIVES) + 1), escape(change.reason)])
             continue
         found = change.figures
         finite = math.isfinite(found.requests_per_second) and math.isfinite(own.requests_per_second)
         gain = found.requests_per_second / own.requests_per_second - 1 if finite else 0.0
-        rows.add_row(f"{word} {names}", *_figures(found), f"{gain:+.0%} requests/s", escape(found.binds))
-    return rows
+        rows.append([f"{word} {names}", *_figures(found), _gain(gain), escape(found.binds)])
+    return fitted((title, *(f">{name}" for name in _OBJECTIVES), ">change", "bound by"), rows, without=_LESS)
+
+
+def _gain(part: float) -> str:
+    return f"{part:+.0%} requests/s" if abs(part) >= 0.005 else "none"
 
 
 def _figures(figures: Figures) -> list[str]:
     return [
-        f"{figures.requests_per_second:.1f}",
-        f"{figures.latency_seconds * 1e3:.1f}",
+        digits_text(figures.requests_per_second) if math.isfinite(figures.requests_per_second) else "?",
+        ms_text(figures.latency_seconds),
         energy_text(figures.energy_joules).removesuffix(" J"),
         _percent(figures.memory_share),
     ]
 
 
-def rate_text(period_seconds: float) -> str:
-    """Return requests a second from the time between two."""
-    return f"{1 / period_seconds:.1f}" if period_seconds > 0 else "?"
-
-
-def energy_text(joules: float) -> str:
-    """Return an energy, `?` where nothing is known."""
-    return f"{joules:.3g} J" if joules > 0 else "? J"
-
-
-def _share(seconds: float, plan: Plan) -> float:
-    return seconds / plan.bottleneck_seconds if plan.bottleneck_seconds > 0 else 0.0
+def _share(seconds: float, period_seconds: float) -> float:
+    return seconds / period_seconds if period_seconds > 0 else 0.0
 
 
 def _percent(share: float) -> str:
     return f"{share:.0%}"
 
 
-def _range(first: int, stop: int) -> str:
-    return str(first) if stop - first == 1 else f"{first}–{stop - 1}"
-
-
 def _layers(stage: Stage, manifest: Manifest) -> str:
     shards = manifest.shards
-    return _range(shards[stage.first_shard].first_layer, shards[stage.stop_shard - 1].stop_layer)
+    return range_text(shards[stage.first_shard].first_layer, shards[stage.stop_shard - 1].stop_layer)
 
 
-def _plain(text: str) -> str:
-    """Text of a plan that came over the network, without what would move the cursor."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
+def _columns(names: int, behind: int) -> int:
+    """Return how long a line may be between its name and what stands behind it."""
+    return max(_FEWEST_COLUMNS, min(_COLUMNS, out.width - names - behind - len("   ▕▏")))
 
 
-def _column(at: float, end: float) -> int:
-    return round(at / end * _COLUMNS) if end > 0 else 0
+def _column(at: float, end: float, columns: int) -> int:
+    return round(at / end * columns) if end > 0 else 0

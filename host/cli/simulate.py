@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -28,17 +29,17 @@ from host.cli.options import (
     Window,
 )
 from host.cli.plan_source import read_fleet_file
-from host.errors import PlanError
+from host.errors import PlanError, UserError
 from host.planning.codecs import BOTH, CodecPlan, best_codec, deflating
 from host.planning.costs import DeviceCost, Network
 from host.planning.fleet_entries import DeviceEntry
 from host.planning.fleet_file import DescribedDevice, DescribedFleet, described_costs
-from host.planning.planner import plan_pipeline
+from host.planning.planner import plan_worthwhile
 from host.simulate.bundle import simulated_bundle
 from host.simulate.faults import Fault, FaultKind, parse_fault, random_failures
 from host.simulate.fleet import Deployed, SimulatedFleet, Traffic
 from host.simulate.network import Weather
-from host.simulate.report import SimulationReport
+from host.simulate.report import SimulationEvent, SimulationReport
 
 NAME = "simulated"
 DEFAULT_REQUESTS = 1000
@@ -48,17 +49,42 @@ MOST_FAILING_SECONDS = 3600.0
 """For how long devices fail where only requests are counted."""
 
 _SAY_SECONDS = 1.0
+_NAMED = 8
+"""Names that are listed, of many."""
 
 _File = Annotated[
     Path | None, typer.Option("--fleet", help="Fleet file (.toml); devices of the bundle's profile if left out.")
 ]
 _Count = Annotated[
-    int, typer.Option("--devices", min=0, max=MAX_DEVICES, help="So many devices, like those of the file in turn.")
+    int,
+    typer.Option(
+        "--devices",
+        min=0,
+        max=MAX_DEVICES,
+        help="So many devices, like those of the file in turn.",
+        show_default=f"those of the file, {DEFAULT_DEVICES} without one",
+    ),
 ]
-_Requests = Annotated[int, typer.Option("--requests", min=0, help="End after so many requests.")]
-_Seconds = Annotated[float, typer.Option("--seconds", min=0.0, help="End after so many simulated seconds.")]
+_Requests = Annotated[
+    int,
+    typer.Option(
+        "--requests",
+        min=0,
+        help="End after so many requests.",
+        show_default=f"{DEFAULT_REQUESTS} without --seconds, else no end",
+    ),
+]
+_Seconds = Annotated[
+    float,
+    typer.Option(
+        "--seconds", min=0.0, help="End after so many simulated seconds.", show_default="no end but that of --requests"
+    ),
+]
 _Rate = Annotated[
-    float, typer.Option("--rate", min=0.0, help="Requests a second, at random times; else the window is kept full.")
+    float,
+    typer.Option(
+        "--rate", min=0.0, help="Requests a second, at random times.", show_default="none: the window is kept full"
+    ),
 ]
 _Deadline = Annotated[float, typer.Option("--deadline", min=0.001, help="Seconds in which a request wants its answer.")]
 _Loss = Annotated[float, typer.Option("--loss", min=0.0, max=0.99, help="Part of the packets that get lost.")]
@@ -69,14 +95,23 @@ _Late = Annotated[
 _Fail = Annotated[
     float, typer.Option("--fail", min=0.0, max=1000.0, help="Percent of the devices that fail each minute.")
 ]
-_Slow = Annotated[list[str] | None, typer.Option("--slow", help="Slow a device down.", metavar="NAME:FACTOR@SECONDS")]
-_Kill = Annotated[list[str] | None, typer.Option("--kill", help="Take a device's power away.", metavar="NAME@SECONDS")]
-_Join = Annotated[list[str] | None, typer.Option("--join", help="Give a device power.", metavar="NAME@SECONDS")]
+_Slow = Annotated[
+    list[str] | None, typer.Option("--slow", help="Slow a device down. May be repeated.", metavar="NAME:FACTOR@SECONDS")
+]
+_Kill = Annotated[
+    list[str] | None,
+    typer.Option("--kill", help="Take a device's power away. May be repeated.", metavar="NAME@SECONDS"),
+]
+_Join = Annotated[
+    list[str] | None, typer.Option("--join", help="Give a device power. May be repeated.", metavar="NAME@SECONDS")
+]
 _Pause = Annotated[
-    list[str] | None, typer.Option("--pause", help="Stop an agent for a while.", metavar="NAME:LENGTH@SECONDS")
+    list[str] | None,
+    typer.Option("--pause", help="Stop an agent for a while. May be repeated.", metavar="NAME:LENGTH@SECONDS"),
 ]
 _Cut = Annotated[
-    list[str] | None, typer.Option("--cut", help="Cut a device off for a while.", metavar="NAME:LENGTH@SECONDS")
+    list[str] | None,
+    typer.Option("--cut", help="Cut a device off for a while. May be repeated.", metavar="NAME:LENGTH@SECONDS"),
 ]
 _Replan = Annotated[bool, typer.Option("--replan", help="Let the coordinator plan again when that pays.")]
 _Seed = Annotated[int, typer.Option("--seed", min=0, help="Of everything that is drawn.")]
@@ -109,22 +144,24 @@ def command(
     json: Json = False,
 ) -> None:
     """Run a bundle on a fleet that is not there, on a virtual clock, with what may go wrong."""
+    _check_finite({"seconds": seconds, "rate": rate, "deadline": deadline, "fail": fail})
+    _check_finite({"loss": loss, "duplicate": duplicate, "reorder": reorder})
     manifest = open_bundle(bundle).manifest
     costs, network = _fleet(manifest, fleet, devices)
-    faults = _faults({"slow": slow, "kill": kill, "join": join, "pause": pause, "cut": cut})
+    names = [cost.name for cost in costs]
+    faults = _faults({"slow": slow, "kill": kill, "join": join, "pause": pause, "cut": cut}, names)
     late = {fault.device for fault in faults if fault.kind == "join"}
     late -= {fault.device for fault in faults if fault.kind == "kill"}
     found = best_codec(
         manifest,
         [cost for cost in costs if cost.name not in late],
-        plan_pipeline,
+        plan_worthwhile,
         network=network,
         constraints=Constraints(use_all=use_all, most_replicas=replicas),
         objective=objective,
         window=window,
         codecs=BOTH if codec == "auto" else (codec,),
     )
-    names = [cost.name for cost in costs]
     drawn = random_failures(names, percent_per_minute=fail, seconds=seconds or MOST_FAILING_SECONDS, seed=seed)
     deployed = Deployed(name=NAME, bundle=simulated_bundle(manifest), plan=found.plan, window=window, codec=found.codec)
     simulated = SimulatedFleet(
@@ -138,10 +175,10 @@ def command(
     )
     count = requests if requests or seconds else DEFAULT_REQUESTS
     traffic = Traffic(requests=count, seconds=seconds, rate=rate, deadline_seconds=deadline)
-    _run(simulated, traffic, found, json=json)
+    _run(simulated, traffic, found, json=json, replans=replan)
 
 
-def _run(simulated: SimulatedFleet, traffic: Traffic, found: CodecPlan, *, json: bool) -> None:
+def _run(simulated: SimulatedFleet, traffic: Traffic, found: CodecPlan, *, json: bool, replans: bool) -> None:
     for name in ("edge", "host.fleet", "host.simulate"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what devices and coordinator log of each failure
     began = time.perf_counter()
@@ -150,10 +187,25 @@ def _run(simulated: SimulatedFleet, traffic: Traffic, found: CodecPlan, *, json:
         print_json({"binds": found.plan.binds, "codec": found.codec, **report.as_json()})
     else:
         _show(report, found.plan, time.perf_counter() - began)
+        if replans:
+            _show_plans(report)
 
 
-def _faults(said: Mapping[FaultKind, Sequence[str] | None]) -> list[Fault]:
-    return [fault for kind, texts in said.items() for text in texts or () for fault in parse_fault(text, kind)]
+def _check_finite(numbers: Mapping[str, float]) -> None:
+    for name, number in numbers.items():
+        if not math.isfinite(number):
+            raise UserError(f"--{name} {number}: expected a finite number")
+
+
+def _faults(said: Mapping[FaultKind, Sequence[str] | None], names: Sequence[str]) -> list[Fault]:
+    faults: list[Fault] = []
+    for kind, texts in said.items():
+        for text in texts or ():
+            found = parse_fault(text, kind)
+            if found[0].device not in names:
+                raise PlanError(f"--{kind} {text!r}: no device {found[0].device!r}; there are {_named(names)}")
+            faults += found
+    return faults
 
 
 def _fleet(manifest: Manifest, file: Path | None, count: int) -> tuple[tuple[DeviceCost, ...], Network]:
@@ -203,33 +255,65 @@ def _progress() -> Callable[[float, int, int], None]:
     return tell
 
 
+def _rate(per_second: float) -> str:
+    return f"{per_second:.2f}" if per_second >= 1 else f"{per_second:.3g}"
+
+
 def _show(report: SimulationReport, plan: Plan, wall_seconds: float) -> None:
     rows = table("", ">simulated", ">planned")
-    rows.add_row("requests/s", f"{report.throughput:.2f}", f"{report.predicted_throughput:.2f}")
-    for name, seconds, planned in (
-        ("latency p50", report.latency.p50, f"{1e3 * report.predicted_latency:.1f} ms"),
-        ("latency p90", report.latency.p90, ""),
-        ("latency p99", report.latency.p99, ""),
-        ("latency most", report.latency.most, ""),
+    measured = _rate(report.throughput) if report.answered != 1 else ""  # of one answer there is no rate
+    rows.add_row("requests/s", measured, _rate(report.predicted_throughput))
+    for name, seconds in (
+        ("latency p50", report.latency.p50),
+        ("latency p90", report.latency.p90),
+        ("latency p99", report.latency.p99),
+        ("latency most", report.latency.most),
     ):
-        rows.add_row(name, f"{1e3 * seconds:.1f} ms", planned)
+        rows.add_row(name, f"{1e3 * seconds:.1f} ms", "")
+    rows.add_row("one request alone", "", f"{1e3 * report.predicted_latency:.1f} ms")
     out.print(rows)
     failed = ", ".join(f"{count} {name}" for name, count in report.errors.items())
     out.print(
-        f"{report.requests} requests: {report.answered} answered, "
+        f"{_counted(report.requests, 'request')}: {report.answered} answered, "
         f"{report.lost} lost{f' ({failed})' if failed else ''}, "
         f"{report.duplicated} answered twice, {report.wrong} wrong, {report.resent} sent again"
     )
     out.print(
-        f"{size_text(report.broker_bytes)} of tensors through the broker, {report.messages_lost} messages lost, "
-        f"{report.failures} failures of {report.devices} devices"
+        f"{size_text(report.broker_bytes)} of tensors through the broker, "
+        f"{_counted(report.messages_lost, 'message')} lost, "
+        f"{_counted(report.failures, 'failure')} of {_counted(report.devices, 'device')}"
     )
     used = {name for stage in plan.stages for name in stage.runners}
     busy = sorted(((part, name) for name, part in report.utilisation.items() if part > 0), reverse=True)
     shown = ", ".join(f"{name} {part:.0%}" for part, name in busy[:5])
     out.print(f"busiest: {shown}; the plan is bound by {plan.binds}", markup=False, soft_wrap=True)
     out.print(
-        f"{report.simulated_seconds:.1f} s simulated in {wall_seconds:.1f} s, {len(used)} devices in "
-        f"{len(plan.stages)} stages",
+        f"{report.simulated_seconds:.1f} s simulated in {wall_seconds:.1f} s, {_counted(len(used), 'device')} in "
+        f"{_counted(len(plan.stages), 'stage')}",
         style="dim",
     )
+
+
+def _show_plans(report: SimulationReport) -> None:
+    """Say when it was planned again, how long after what happened, and what the devices do since."""
+    last: SimulationEvent | None = None
+    planned = 0
+    for event in report.happened:
+        if event.what != "plan":
+            last = event
+            continue
+        planned += 1
+        since = "" if last is None else f", {event.after_seconds:.1f} s after {last.what} {last.name}"
+        stages = " | ".join(_named(runners) for runners in event.stages)
+        out.print(f"planned again at {event.at:.1f} s{since}: {stages}", markup=False, soft_wrap=True)
+    if not planned:
+        out.print("not planned again", style="dim")
+
+
+def _named(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -10,12 +11,14 @@ from rich.table import Table
 
 from edge.formats.plan import Deployment, Plan, Stage
 from edge.formats.topics import check_name
-from host.cli.console import err, out, print_json, size_text, table
+from host.cli.console import err, fitted, out, print_json, size_text
 from host.cli.options import DEFAULT_BROKER, DEFAULT_FLEET, Broker, Fleet, Json, quiet_transport
-from host.cli.plan_text import rate_text, runner_names, summary_lines
+from host.cli.plan_words import range_text, rate_text, runner_names, summary_lines
 from host.errors import FleetError
-from host.fleet.jobs import unknown_deployment
 from host.fleet.observe import FleetView, look
+from host.fleet.outcomes import unknown_deployment
+from host.planning.explain import period_of
+from host.planning.planner import predicted_rps
 
 
 def command(
@@ -91,18 +94,14 @@ def _overview(chosen: list[Deployment], view: FleetView, fleet: str) -> None:
     if not chosen:
         err.print(f"nothing is deployed in fleet {fleet!r}")
         return
-    rows = table("deployment", "state", "epoch", "devices", ">predicted requests/s")
+    rows: list[list[str]] = []
     for value in chosen:
         plan = value.plan
         devices = _way(plan) if plan is not None else ""
-        rows.add_row(
-            value.name,
-            condition(value, view),
-            value.epoch,
-            devices,
-            rate_text(plan.bottleneck_seconds) if plan is not None else "",
-        )
-    out.print(rows)
+        rate = rate_text(period_of(plan, value.window)) if plan is not None else ""
+        rows.append([value.name, condition(value, view), value.epoch, devices, rate])
+    columns = ("deployment", "state", "epoch", "devices", ">predicted requests/s")
+    out.print(fitted(columns, rows, without=("epoch",)))
 
 
 def _detail(value: Deployment, view: FleetView) -> None:
@@ -116,7 +115,7 @@ def _detail(value: Deployment, view: FleetView) -> None:
         soft_wrap=True,
     )
     out.print(plan_table(plan, view, value))
-    for line in summary_lines(plan):
+    for line in summary_lines(plan, value.window):
         out.print(line, markup=False, soft_wrap=True)
 
 
@@ -138,12 +137,12 @@ def plan_table(plan: Plan, view: FleetView | None = None, deployment: Deployment
         known = {stage.index: found for stage in plan.stages if (found := measured(stage, deployment, view))}
     measures = [">measured ms", ">of predicted"] if known else []
     state = ["state"] if view is not None else []
-    rows = table(">stage", "device", ">shards", ">predicted ms", "from", *measures, ">memory", ">in", ">out", *state)
-    for stage in plan.stages:
-        rows.add_row(
+    columns = (">stage", "device", ">shards", ">predicted ms", "from", *measures, ">memory", ">in", ">out", *state)
+    rows = [
+        [
             f"∥ {stage.index}" if stage.beside else str(stage.index),
             runner_names(stage),
-            f"{stage.first_shard}–{stage.stop_shard - 1}",
+            range_text(stage.first_shard, stage.stop_shard),
             f"{stage.predicted_seconds * 1e3:.1f}",
             stage.source,
             *(_measured_cells(stage, known.get(stage.index)) if known else ()),
@@ -151,8 +150,10 @@ def plan_table(plan: Plan, view: FleetView | None = None, deployment: Deployment
             size_text(stage.received_bytes),
             size_text(stage.sent_bytes),
             *(() if view is None else (_state(stage, view),)),
-        )
-    return rows
+        ]
+        for stage in plan.stages
+    ]
+    return fitted(columns, rows, without=(">in", ">out", "from", ">memory"))
 
 
 def _measured_cells(stage: Stage, found: Measured | None) -> tuple[str, str]:
@@ -176,6 +177,7 @@ def _state(stage: Stage, view: FleetView) -> str:
 def _record(value: Deployment, view: FleetView) -> dict[str, Any]:
     plan = value.plan
     stages = plan.stages if plan is not None else ()
+    rate = predicted_rps(plan, value.window) if plan is not None else math.inf
     return {
         "name": value.name,
         "state": condition(value, view),
@@ -185,6 +187,7 @@ def _record(value: Deployment, view: FleetView) -> dict[str, Any]:
         "codec": value.codec,
         "objective": plan.objective if plan is not None else None,
         "holders": list(value.holders),
+        "predicted_requests_per_second": rate if math.isfinite(rate) else None,
         "predicted_bottleneck_seconds": plan.bottleneck_seconds if plan is not None else None,
         "predicted_latency_seconds": plan.latency_seconds if plan is not None else None,
         "predicted_energy_joules": plan.energy_joules if plan is not None else None,

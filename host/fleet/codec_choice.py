@@ -46,4 +46,4 @@ def plan_any_codec(
             failures.append(error)
     if not found:
         raise failures[0]
-    return min(found, key=lambda made: plan_value(made[0], order.objective, memory))
+    return min(found, key=lambda made: plan_value(made[0], order.objective, memory, window=order.window))

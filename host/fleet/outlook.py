@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 from edge.formats.bundle import Manifest
 from edge.formats.message import About, Speed
-from edge.formats.plan import Constraints, Deployment, Plan
+from edge.formats.plan import Constraints, Deployment, Plan, Stage
 from edge.formats.profile import profile_ids
+from edge.formats.speed import StageLoad
 from host.fleet.roster import Roster
 from host.fleet.survey import fleet_costs
 from host.planning.codecs import deflating
@@ -176,15 +177,17 @@ class Outlook:
 
     def _measure(self, value: Deployment, plan: Plan, known: Mapping[str, Offer], now: float) -> None:
         """Take what the stages measured since, and forget what is old."""
+        loads: dict[str, list[tuple[Stage, StageLoad]]] = {}
         for stage in plan.stages:
             for name in stage.runners:
                 load = self._roster.get(name).load(value.name, value.epoch, stage.index)
-                if load is None or name not in known:
-                    continue
-                measured = measured_slowness(stage, known[name].cost, load)
-                if measured is not None:
-                    before = self._factors[name].value if name in self._factors else 1.0
-                    self._factors[name] = _Factor(value=believed(before, measured), at=now)
+                if load is not None and name in known:
+                    loads.setdefault(name, []).append((stage, load))
+        for name, stages in loads.items():
+            measured = measured_slowness(stages, known[name].cost)
+            if measured is not None:
+                before = self._factors[name].value if name in self._factors else 1.0
+                self._factors[name] = _Factor(value=believed(before, measured), at=now)
         for name in [name for name, factor in self._factors.items() if now - factor.at > FORGET_SECONDS]:
             del self._factors[name]
 

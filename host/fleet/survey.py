@@ -17,7 +17,7 @@ from host.fleet.roster import Roster
 from host.planning.codecs import deflating
 from host.planning.costs import DeviceCost, Network
 from host.planning.devices import alike, device_cost, missing_runtime
-from host.planning.planner import SECONDS
+from host.planning.planner import SECONDS, WORTH
 from host.planning.settle import best_plan
 from host.planning.workload import shard_constraints, workload_of
 
@@ -116,6 +116,7 @@ def plan_for(
         costs = deflating(costs)
     equal = alike(costs, profiles={about.node: about.profile for about in devices})
     workload, constraints = workload_of(manifest, codec=order.codec), shard_constraints(manifest, order.constraints)
+    _check_pins(manifest, order.constraints, [about.node for about in devices])
 
     def plan(chosen: Sequence[DeviceCost]) -> Plan:
         return best_plan(
@@ -127,6 +128,7 @@ def plan_for(
             constraints=constraints,
             current=order.current,
             seconds=order.seconds if equal == costs else order.seconds / 2,
+            worth=WORTH,
         )
 
     try:
@@ -136,6 +138,17 @@ def plan_for(
             raise
         # A kind has the least room of its devices, and the last byte may be needed.
         return plan(costs)
+
+
+def _check_pins(manifest: Manifest, constraints: Constraints, names: Sequence[str]) -> None:
+    """Name a pin in the words of who gave it: the planner knows shards, not layers."""
+    for pin in constraints.pins:
+        if pin.device not in names:
+            shown = ", ".join(sorted(names)[:20]) + (", …" if len(names) > 20 else "")
+            raise PlanError(
+                f"layer {pin.layer} ({manifest.layers[pin.layer].name}) is pinned to {pin.device!r}, "
+                f"which is not there; there are: {shown or 'none'}"
+            )
 
 
 def fleet_costs(

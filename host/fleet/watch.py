@@ -271,7 +271,8 @@ class Watch:
             watched.reason = decision.reason
             return []
         watched.told = ""
-        _log.info("%s: plans again, %s: %s", value.name, changes, decision.reason)
+        why = "found a better plan" if changes == NO_CHANGE else changes
+        _log.info("%s: plans again, %s: %s", value.name, why, decision.reason)
         watched.attempts += 1
         return [Replan(request=_request(watched), plan=decision.plan)]
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -168,6 +168,20 @@ class Search:
         enough = [state for state in states if all(a >= b for a, b in zip(state, least, strict=False))]
         state = min(enough, key=lambda state: (sum(state), self.costs[state]))
         return Assignment(cost=float(self.costs[state]), runs=self._trace(state))
+
+    def ranked(self, least: Counts, limit: float) -> Iterator[tuple[int, Assignment]]:
+        """Yield the best assignment of every set of devices that costs no more, and how many those are.
+
+        The fewest devices come first, then what costs least.
+
+        Args:
+            least: how many of each type must take part.
+            limit: largest cost.
+        """
+        good = [tuple(map(int, state)) for state in np.argwhere(self.costs <= limit)]
+        enough = [state for state in good if all(a >= b for a, b in zip(state, least, strict=False))]
+        for state in sorted(enough, key=lambda state: (sum(state), self.costs[state])):
+            yield sum(state), Assignment(cost=float(self.costs[state]), runs=self._trace(state))
 
     def _fill(self, flat: int, state: Counts) -> float:
         rows = self._turns.rows[flat] if self._turns else np.full((self._types, self._cuts), np.inf)

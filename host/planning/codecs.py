@@ -11,6 +11,7 @@ from edge.formats.plan import Codec, Constraints, Objective, Plan
 from host.errors import PlanError
 from host.planning.costs import DeviceCost, Network
 from host.planning.explain import Planner, Question
+from host.planning.left_out import effective_period
 from host.planning.price import memory_of
 from host.planning.workload import shard_constraints, workload_of
 
@@ -129,17 +130,18 @@ def best_codec(
     return best
 
 
-def plan_value(plan: Plan, objective: Objective, memory_bytes: Mapping[str, int]) -> float:
+def plan_value(plan: Plan, objective: Objective, memory_bytes: Mapping[str, int], *, window: int) -> float:
     """Return what an objective minimises.
 
     Args:
         plan: any.
         objective: which.
         memory_bytes: that each device of the plan has for a stage, by name.
+        window: requests in flight.
     """
     match objective:
         case "throughput":
-            return plan.bottleneck_seconds
+            return effective_period(plan, window)
         case "latency":
             return plan.latency_seconds
         case "energy":
@@ -150,7 +152,7 @@ def plan_value(plan: Plan, objective: Objective, memory_bytes: Mapping[str, int]
 
 def _value(found: CodecPlan) -> float:
     memory = {device.name: device.memory_bytes for device in found.question.devices}
-    return plan_value(found.plan, found.question.objective, memory)
+    return plan_value(found.plan, found.question.objective, memory, window=found.question.window)
 
 
 def deflating(devices: Sequence[DeviceCost]) -> tuple[DeviceCost, ...]:

@@ -6,7 +6,6 @@ Each answer is a plan made anew, so there are only so many of them: devices that
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, get_args
@@ -16,10 +15,14 @@ import msgspec
 from edge.formats.plan import Constraints, Objective, Plan
 from host.errors import PlanError
 from host.planning.costs import DeviceCost, Network, Workload
+from host.planning.planner import predicted_rps, wanted_window
 from host.planning.price import memory_of
 
 MAX_PLANS = 48
 """How many plans one explanation makes."""
+
+WINDOW = "window of "
+"""How what binds begins where it is the number of requests in flight."""
 
 _ROUNDING = 1e-9
 
@@ -66,7 +69,7 @@ class Figures:
     """What a plan is worth.
 
     Attributes:
-        requests_per_second: at full load.
+        requests_per_second: at full load, with the window.
         latency_seconds: of one request alone.
         energy_joules: of one request.
         memory_share: largest used part of the memory of a device.
@@ -138,7 +141,7 @@ def explain(question: Question, plan: Plan, planner: Planner, *, most_plans: int
         planner: makes the other plans.
         most_plans: how many of them, at most; objectives come first, then fewer devices, then more.
     """
-    own = figures_of(plan, _by_name(question.devices))
+    own = figures_of(plan, _by_name(question.devices), question.window)
     tries = _Tries(planner, most_plans)
     objectives = tuple(_choices(question, own, tries))
     groups = alike(question)
@@ -166,16 +169,16 @@ def explain(question: Question, plan: Plan, planner: Planner, *, most_plans: int
     )
 
 
-def figures_of(plan: Plan, devices: Mapping[str, DeviceCost]) -> Figures:
-    """Return what a plan is worth on these devices."""
-    period, memory = plan.bottleneck_seconds, memory_of(plan.stages)
+def figures_of(plan: Plan, devices: Mapping[str, DeviceCost], window: int) -> Figures:
+    """Return what a plan is worth on these devices, with so many requests in flight."""
+    memory = memory_of(plan.stages)
     return Figures(
-        requests_per_second=1 / period if period > 0 else math.inf,
+        requests_per_second=predicted_rps(plan, window),
         latency_seconds=plan.latency_seconds,
         energy_joules=plan.energy_joules,
         memory_share=max(needed / max(1, devices[name].memory_bytes) for name, needed in memory.items()),
         devices=len(memory),
-        binds=plan.binds,
+        binds=what_binds(plan, window),
     )
 
 
@@ -184,10 +187,20 @@ def window_of(plan: Plan, window: int) -> tuple[float, int]:
 
     Little's law: a window of W requests that take `latency` each gives W / latency at most.
     """
-    period, latency = plan.bottleneck_seconds, plan.latency_seconds
-    if period <= 0 or latency <= 0:
-        return math.inf, 1
-    return min(1 / period, window / latency), max(1, math.ceil(latency / period * (1 - _ROUNDING)))
+    return predicted_rps(plan, window), wanted_window(plan)
+
+
+def period_of(plan: Plan, window: int) -> float:
+    """Return the seconds between two results at full load, with so many requests in flight."""
+    return 1 / predicted_rps(plan, window)
+
+
+def what_binds(plan: Plan, window: int) -> str:
+    """Return what limits a plan, in the words of `Plan.binds`; `window of 8` where requests in flight are too few."""
+    # For another objective than time, what binds is no matter of how busy things are.
+    if plan.objective == "memory" or period_of(plan, window) <= plan.bottleneck_seconds * (1 + _ROUNDING):
+        return plan.binds
+    return f"{WINDOW}{window}"
 
 
 def alike(question: Question) -> tuple[tuple[str, ...], ...]:
@@ -230,7 +243,7 @@ class _Tries:
         except PlanError as error:
             yield None, str(error)
         else:
-            yield figures_of(plan, _by_name(question.devices)), ""
+            yield figures_of(plan, _by_name(question.devices), question.window), ""
 
 
 def _choices(question: Question, own: Figures, tries: _Tries) -> Iterator[Choice]:

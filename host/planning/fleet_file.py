@@ -67,10 +67,12 @@ class DescribedFleet:
     Attributes:
         devices: in the order of the file.
         network: between them.
+        client_known: the file says what link the client has.
     """
 
     devices: tuple[DescribedDevice, ...]
     network: Network
+    client_known: bool = False
 
 
 def parse_fleet(text: str, *, file: str, load: LoadProfile) -> DescribedFleet:
@@ -100,7 +102,8 @@ def parse_fleet(text: str, *, file: str, load: LoadProfile) -> DescribedFleet:
             raise faults.Faults(wrong)
     except faults.Faults as error:
         raise PlanError(f"{file}: {error}") from error
-    return DescribedFleet(devices=devices, network=_network(content, devices))
+    client_known = content.client.link is not None
+    return DescribedFleet(devices=devices, network=_network(content, devices), client_known=client_known)
 
 
 def described_costs(fleet: DescribedFleet, manifest: Manifest) -> tuple[DeviceCost, ...]:
@@ -244,6 +247,31 @@ def _faults_between(content: FleetFile, devices: Sequence[DescribedDevice]) -> I
                 yield f"pairs[{index}].{end}: no device is called {name!r}"
         if pair.sender == pair.receiver:
             yield f"pairs[{index}].receiver: expected another device than the sender, got {pair.receiver!r}"
+    yield from _contradictions(content.pairs)
+
+
+def _contradictions(pairs: Sequence[PairEntry]) -> Iterator[str]:
+    """Yield what two entries say of one way, where they do not say the same."""
+    known: dict[tuple[str, str], tuple[int, PairLink]] = {}
+    for index, pair in enumerate(pairs):
+        link = _pair_link(pair)
+        for way in _ways(pair):
+            before, other = known.setdefault(way, (index, link))
+            if other != link:
+                yield (
+                    f"pairs[{index}]: from {way[0]!r} to {way[1]!r} is otherwise in pairs[{before}]; keep one, "
+                    "or set both_ways = false where the way back differs"
+                )
+                break
+
+
+def _ways(pair: PairEntry) -> tuple[tuple[str, str], ...]:
+    there = (pair.sender, pair.receiver)
+    return (there, there[::-1]) if pair.both_ways else (there,)
+
+
+def _pair_link(pair: PairEntry) -> PairLink:
+    return PairLink(bytes_per_second=_rate(pair) or 0.0, latency_seconds=pair.latency_seconds)
 
 
 def _cell_faults(cell: str | None, cells: Sequence[str], path: str) -> Iterator[str]:
@@ -253,12 +281,7 @@ def _cell_faults(cell: str | None, cells: Sequence[str], path: str) -> Iterator[
 
 
 def _network(content: FleetFile, devices: Sequence[DescribedDevice]) -> Network:
-    pairs: dict[tuple[str, str], PairLink] = {}
-    for pair in content.pairs:
-        link = PairLink(bytes_per_second=_rate(pair) or 0.0, latency_seconds=pair.latency_seconds)
-        pairs[pair.sender, pair.receiver] = link
-        if pair.both_ways:
-            pairs[pair.receiver, pair.sender] = link
+    pairs = {way: _pair_link(pair) for pair in content.pairs for way in _ways(pair)}
     cells: Mapping[str, str | None] = {
         **{device.name: device.entry.cell for device in devices},
         CLIENT: content.client.cell,

@@ -17,7 +17,7 @@ import numpy as np
 from host.planning.assignment import Grid
 from host.planning.bends import Bent
 from host.planning.forks import Bend, Floats, Fork, Ints
-from host.planning.hops import hop_seconds
+from host.planning.hops import hop_seconds, shared_rates
 from host.planning.kinds import CLIENT, Kinds
 from host.planning.parts import chosen, hop_latency, hop_load, part_latency, part_loads
 from host.planning.tables import Tables
@@ -59,13 +59,16 @@ def load_grid(tables: Tables) -> Grid:
 
 def latency_grid(tables: Tables) -> Grid:
     """Return what one request alone takes."""
-    kinds, cuts, client = tables.kinds, tables.cuts, tables.network.client
+    kinds, cuts, network = tables.kinds, tables.cuts, tables.network
+    client, around = network.client, {i for i, medium in enumerate(network.media) if CLIENT in medium.nodes}
+    shared = [shared_rates(network, around, media) for media in kinds.media]
+    ends = [(device.link, rates) for device, rates in zip(kinds.devices, shared, strict=True)]
     return _grid(
         tables,
         tables.seconds,
         _between(kinds, lambda u, v: hop_latency(tables, u, v, cuts.sizes)),
-        np.array([float(hop_seconds(client, device.link, cuts.sizes[0])) for device in kinds.devices]),
-        np.array([float(hop_seconds(device.link, client, cuts.sizes[-1])) for device in kinds.devices]),
+        np.array([float(hop_seconds(client, link, cuts.sizes[0], shared=rates)) for link, rates in ends]),
+        np.array([float(hop_seconds(link, client, cuts.sizes[-1], shared=rates)) for link, rates in ends]),
         part_latency,
         lambda bent: bent.seconds,
     )

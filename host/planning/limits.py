@@ -31,6 +31,19 @@ def capped(grid: Grid, by: Grid, limit: float) -> Grid:
     )
 
 
+def scaled(grid: Grid, factor: float) -> Grid:
+    """Return a grid of which everything costs so many times what it does; the factor is above 0."""
+    return replace(
+        grid,
+        run=factor * grid.run,
+        link=factor * grid.link,
+        entry=factor * grid.entry,
+        exit=factor * grid.exit,
+        forks=tuple(replace(fork, cost=factor * fork.cost) for fork in grid.forks),
+        bends=tuple(replace(bend, cost=factor * bend.cost) for bend in grid.bends),
+    )
+
+
 def divided(grid: Grid, most_replicas: int) -> tuple[Floats, ...]:
     """Return the costs of runs on 1, 2, … devices that take turns."""
     return tuple(grid.run / count for count in range(1, most_replicas + 1))

@@ -6,7 +6,7 @@ import numpy as np
 
 from host.planning.costs import PairLink
 from host.planning.forks import Floats, Ints
-from host.planning.hops import hop_seconds
+from host.planning.hops import hop_delay, hop_seconds, hop_through, shared_rates
 from host.planning.tables import Tables
 
 
@@ -29,20 +29,12 @@ def hop_load(tables: Tables, sender: int, receiver: int, sizes: Floats) -> Float
     return np.maximum(up, down)
 
 
-def hop_latency(
-    tables: Tables,
-    sender: int,
-    receiver: int,
-    sizes: Floats,
-    *,
-    sent_bytes: float = 0.0,
-    received_bytes: float = 0.0,
-) -> Floats:
-    """Return what a hop takes for one request alone; arguments as in `hop_load` and `hop_seconds`."""
+def hop_latency(tables: Tables, sender: int, receiver: int, sizes: Floats) -> Floats:
+    """Return what a hop takes for one request alone; arguments as in `hop_load`."""
     kinds = tables.kinds
     u, v = kinds.devices[sender].link, kinds.devices[receiver].link
-    pair = pair_of(tables, sender, receiver)
-    return hop_seconds(u, v, sizes, pair, sent_bytes=sent_bytes, received_bytes=received_bytes)
+    shared = shared_rates(tables.network, kinds.media[sender], kinds.media[receiver])
+    return hop_seconds(u, v, sizes, pair_of(tables, sender, receiver), shared=shared)
 
 
 def pair_of(tables: Tables, sender: int, receiver: int) -> PairLink | None:
@@ -85,18 +77,40 @@ def part_loads(tables: Tables, division: int, ways: Ints) -> Floats:
 
 def part_latency(tables: Tables, division: int, ways: Ints) -> Floats:
     """Return how long the last part of a division takes with its hops, `[ways, types, types]`."""
-    parts, count = tables.cuts.divisions[division], range(len(tables.kinds.devices))
+    parts, count = tables.cuts.divisions[division], len(tables.kinds.devices)
     received, sent = np.array(parts.received, dtype=np.float64), np.array(parts.sent, dtype=np.float64)
-    all_in, all_out = float(received.sum()), float(sent.sum())
-    into = np.array([[hop_latency(tables, u, k, received, sent_bytes=all_in) for k in count] for u in count])
-    out = np.array([[hop_latency(tables, k, v, sent, received_bytes=all_out) for k in count] for v in count])
-    longest = np.zeros((len(ways), len(count), len(count)))
+    into, out = _hops_of_parts(tables, ways, received, into=True), _hops_of_parts(tables, ways, sent, into=False)
+    longest = np.zeros((len(ways), count, count))
     for place in range(len(received)):
-        types = ways[:, place]
-        seconds = tables.part_seconds[division][place, types]
-        through = into[:, types, place].T[:, :, None] + seconds[:, None, None] + out[:, types, place].T[:, None, :]
+        seconds = tables.part_seconds[division][place, ways[:, place]]
+        through = into[place][:, :, None] + seconds[:, None, None] + out[place][:, None, :]
         np.maximum(longest, through, out=longest)
     return longest
+
+
+def _hops_of_parts(tables: Tables, ways: Ints, sizes: Floats, *, into: bool) -> list[Floats]:
+    """Time of the hop into each part from any type, or out of it, `[ways, types]` for each part."""
+    kinds, network, types = tables.kinds, tables.network, range(len(tables.kinds.devices))
+    total = float(sizes.sum())
+    delay, alone = np.zeros((2, len(types), len(types), len(sizes)))
+    for other in types:
+        for part in types:
+            u, v = (other, part) if into else (part, other)
+            ends = (kinds.devices[u].link, kinds.devices[v].link, sizes, pair_of(tables, u, v))
+            shared = shared_rates(network, kinds.media[u], kinds.media[v])
+            gives, gets = (total, 0.0) if into else (0.0, total)
+            delay[other, part] = hop_delay(*ends, shared=shared)
+            alone[other, part] = hop_through(*ends, shared=shared, sent_bytes=gives, received_bytes=gets)
+    hops = []
+    for place in range(len(sizes)):
+        on = ways[:, place]
+        through = np.maximum(alone[:, on, place].T, total / network.broker_bytes_per_second)
+        for index, medium in enumerate(network.media):
+            holds = np.array([index in media for media in kinds.media])
+            taken = (total * holds + (holds[ways] @ sizes)[:, None]) / medium.bytes_per_second
+            through = np.maximum(through, np.where(holds | holds[on][:, None], taken, 0.0))
+        hops.append(delay[:, on, place].T + through)
+    return hops
 
 
 def chosen(of_parts: Floats, ways: Ints) -> Floats:

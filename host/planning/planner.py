@@ -2,7 +2,8 @@
 
 What a plan costs is defined in `price`; here the best one is searched for. Objectives:
 
-- `throughput`: the largest of all loads is least; among those plans the latency, then the number of devices;
+- `throughput`: the time between two results is least, the largest of all loads or, where the window holds it up, the
+  latency divided by the window; among those plans the latency, then the number of devices;
 - `latency`: what one request alone takes;
 - `energy`: the joules of one request, then its latency;
 - `memory`: the used part of the fullest device's memory, then the largest load, then latency.
@@ -21,7 +22,7 @@ fleets; and where shared capacity binds in an instance that is not small, the la
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 import msgspec
@@ -33,10 +34,10 @@ from host.planning.costs import DeviceCost, Network, Workload
 from host.planning.kinds import Kinds, available, check_pins, kinds_of
 from host.planning.lacking import nothing_found, why_nothing_fits
 from host.planning.large import best_of_large
-from host.planning.left_out import left_out, value_of
+from host.planning.left_out import effective_period, left_out, value_of
 from host.planning.price import price_plan
-from host.planning.search import best_of
-from host.planning.tables import tables_of
+from host.planning.search import Found, best_of
+from host.planning.tables import Tables, tables_of
 
 MAX_STATES = 4096
 """Sets of used devices that the exact search may visit."""
@@ -44,11 +45,15 @@ MAX_STATES = 4096
 MAX_WORK = 4_000_000_000
 """The same times kinds of devices and pairs of cuts: about ten seconds of the exact search."""
 
+WORTH = 0.01
+"""Part by which a further device must raise the rate of a plan that is made for a user: less is within what the speeds
+of devices vary, and it is one more device to fail."""
+
 SECONDS = 8.0
 """Processor time for a fleet that is too large to plan exactly."""
 
 
-def plan_pipeline(
+def plan_pipeline(  # noqa: PLR0913 - all that a caller may ask for, by name
     workload: Workload,
     devices: Sequence[DeviceCost],
     *,
@@ -58,6 +63,7 @@ def plan_pipeline(
     constraints: Constraints | None = None,
     must_use: Collection[str] = (),
     seconds: float = SECONDS,
+    worth: float = 0.0,
 ) -> Plan:
     """Place consecutive shards on devices so that the objective is least.
 
@@ -70,6 +76,8 @@ def plan_pipeline(
         constraints: what the plan keeps to; its pins are on shards.
         must_use: names of devices that take part even where they do not help.
         seconds: processor time for a fleet that is too large to plan exactly; with less than `SECONDS` more are.
+        worth: for throughput, devices are left out where the rate is within this part of the best without them: of the
+            plans that are, one of the fewest devices is taken, then of the least latency.
 
     Raises:
         PlanError: nothing fits; the text says what binds and by how much.
@@ -85,34 +93,60 @@ def plan_pipeline(
         stages = _stages(assignment, kinds)
         return price_plan(workload, usable, stages, objective=objective, window=window, network=network)
 
-    def period_of(assignment: Assignment) -> float:
-        return priced(assignment).bottleneck_seconds
-
     exact = _is_exact(kinds, workload, seconds)
     divide = exact and constraints.side_by_side
     tables = tables_of(workload, kinds, network, window=window, side_by_side=divide)
-    if exact:
-        found = best_of(objective, tables, most_replicas=most_replicas, least=kinds.least, period_of=period_of)
-    elif any(kinds.least):
-        raise PlanError(f"{len(usable)} different devices are too many to say which must take part: name fewer")
-    else:
-        found = best_of_large(objective, tables, most_replicas=most_replicas, seconds=seconds, period_of=period_of)
+    found = _found(objective, tables, priced, exact=exact, most_replicas=most_replicas, seconds=seconds, worth=worth)
     if found is None and not exact and _is_exact(kinds, workload):
         return plan_pipeline(
-            workload, devices, objective=objective, window=window, network=network, constraints=constraints
+            workload, devices, objective=objective, window=window, network=network, constraints=constraints, worth=worth
         )
     if found is None:
         all_kinds = replace(kinds, limits=(most,) * len(kinds.limits))
         raise PlanError(_why_none(workload, all_kinds, network, window=window, side_by_side=divide))
     plan = priced(found.assignment)
-    gap = _gap(value_of(plan, tables), found.bound)
-    return msgspec.structs.replace(plan, gap=gap, left_out=left_out(plan, found, tables))
+    gap = _gap(value_of(plan, tables) if found.reached is None else found.reached, found.bound)
+    plan = msgspec.structs.replace(plan, gap=gap)
+    return msgspec.structs.replace(plan, left_out=left_out(plan, found, tables, constraints.pins, worth=worth))
+
+
+def plan_worthwhile(
+    workload: Workload,
+    devices: Sequence[DeviceCost],
+    *,
+    objective: Objective = "throughput",
+    window: int = 8,
+    network: Network | None = None,
+    constraints: Constraints | None = None,
+) -> Plan:
+    """Plan as `plan_pipeline` does for a user: without devices that raise the rate by less than `WORTH`.
+
+    Args:
+        workload: one request.
+        devices: in any order.
+        objective: what is least.
+        window: requests in flight.
+        network: between the devices.
+        constraints: what the plan keeps to.
+
+    Raises:
+        PlanError: nothing fits.
+    """
+    return plan_pipeline(
+        workload,
+        devices,
+        objective=objective,
+        window=window,
+        network=network,
+        constraints=constraints,
+        worth=WORTH,
+    )
 
 
 def predicted_rps(plan: Plan, window: int) -> float:
     """Return the results in a second that a plan promises with so many requests in flight."""
-    rates = [1 / seconds for seconds in (plan.bottleneck_seconds, plan.latency_seconds / window) if seconds > 0]
-    return min(rates, default=math.inf)
+    seconds = effective_period(plan, window)
+    return 1 / seconds if seconds > 0 else math.inf
 
 
 def wanted_window(plan: Plan) -> int:
@@ -120,6 +154,41 @@ def wanted_window(plan: Plan) -> int:
     if plan.bottleneck_seconds <= 0:
         return 1
     return max(1, math.ceil(plan.latency_seconds / plan.bottleneck_seconds * (1 - 1e-9)))
+
+
+def _found(
+    objective: Objective,
+    tables: Tables,
+    priced: Callable[[Assignment], Plan],
+    *,
+    exact: bool,
+    most_replicas: int,
+    seconds: float,
+    worth: float,
+) -> Found | None:
+    """Search in the way that suits the instance."""
+    kinds = tables.kinds
+
+    def period_of(assignment: Assignment) -> float:
+        plan = priced(assignment)
+        return effective_period(plan, tables.window) if objective == "throughput" else plan.bottleneck_seconds
+
+    if exact:
+        return best_of(
+            objective, tables, most_replicas=most_replicas, least=kinds.least, period_of=period_of, worth=worth
+        )
+    if any(kinds.least):
+        there = sum(map(len, kinds.names))
+        raise PlanError(f"{there} different devices are too many to say which must take part: name fewer")
+    return best_of_large(
+        objective,
+        tables,
+        most_replicas=most_replicas,
+        seconds=seconds,
+        period_of=period_of,
+        latency_of=lambda assignment: priced(assignment).latency_seconds,
+        worth=worth,
+    )
 
 
 def _is_exact(kinds: Kinds, workload: Workload, seconds: float = SECONDS) -> bool:
@@ -163,8 +232,9 @@ def _check(
         raise PlanError(f"device {missing[0]!r} must take part and is not there")
     if constraints.use_all and len(devices) > most:
         raise PlanError(
-            f"{len(devices)} devices shall all take part, and the bundle has {len(workload.shards)} shards: "
-            "name fewer devices, or package for a smaller profile"
+            f"{len(devices)} devices shall all take part, and at most {most} can: the bundle has "
+            f"{len(workload.shards)} shards, each for up to {most // len(workload.shards)} devices in turn; "
+            "name fewer devices, or raise --replicas"
         )
     check_pins(len(workload.shards), names, constraints)
 

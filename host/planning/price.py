@@ -10,9 +10,8 @@ Written from the definitions, stage by stage, so that it holds for any plan: als
   loads and the memory of both. A pair's own link stands for both ends' links. Every byte of every hop passes the
   broker, and a medium once for each end of the hop that is in it.
 - One request alone takes the hop to the first stage, each step, and the hop to the next (`hops`); stages side by side
-  count as the slowest of them with its hops. Those into them share the sender's uplink, those out of them the
-  receiver's downlink: into part p from u `latencies + max(all / up_u, b_p / down_p) + packet / max(up_u, down_p)` for
-  all bytes that the parts receive and the b_p of this one, out of it to v `max(b_p / up_p, all / down_v)` likewise.
+  count as the slowest of them with its hops.
+- No more than the window of requests is in flight, so that a result comes at least every `latency / window`.
 """
 
 from __future__ import annotations
@@ -28,8 +27,9 @@ import numpy as np
 
 from edge.formats.plan import LeftOut, Objective, Plan, Stage
 from host.errors import PlanError
+from host.planning.assignment import ROUNDING
 from host.planning.costs import DeviceCost, Medium, Network, PairLink, Section, ShardCost, Workload
-from host.planning.hops import hop_seconds
+from host.planning.hops import hop_seconds, shared_rates
 from host.planning.kinds import CLIENT
 
 
@@ -90,14 +90,17 @@ def price_plan(
     full = _with_sizes(workload, by_name, stages, sizes, window)
     hops = _hops(full)
     loads = _loads(by_name, full, sizes, hops, network)
+    latency = _latency(full, hops, by_name, network)
+    in_flight = Load(seconds=latency / window, what=f"window of {window}")
     largest = max(loads, key=lambda load: load.seconds)
+    limit = in_flight if in_flight.seconds > largest.seconds * (1 + ROUNDING) else largest
     return Plan(
         objective=objective,
         stages=full,
         bottleneck_seconds=largest.seconds,
-        latency_seconds=_latency(full, hops, by_name, network),
+        latency_seconds=latency,
         energy_joules=sum(_joules(by_name, stage, size) for stage, size in zip(full, sizes, strict=True)),
-        binds=_fullest(full, by_name) if objective == "memory" else largest.what,
+        binds=_fullest(full, by_name) if objective == "memory" else limit.what,
         network_bytes=sum(hop.size for hop in hops),
         gap=gap,
         left_out=left_out,
@@ -306,6 +309,27 @@ def _pair(hop: _Hop, network: Network) -> PairLink | None:
 def _latency(
     stages: Sequence[Stage], hops: Sequence[_Hop], by_name: Mapping[str, DeviceCost], network: Network
 ) -> float:
+    beside = {stage.index for step in _steps(stages) if len(step) > 1 for stage in step}
+
+    def media_of(stage: Stage | None) -> list[int]:
+        return [index for index, medium in enumerate(network.media) if _inside(medium, stage)]
+
+    def busy_with(hop: _Hop) -> float:
+        """How long the broker and the media are busy with the hops of all parts, where this is into or out of one."""
+        if hop.receiver is not None and hop.receiver.index in beside:
+            like = [other for other in hops if other.sender is hop.sender]
+        elif hop.sender is not None and hop.sender.index in beside:
+            like = [other for other in hops if other.receiver is hop.receiver]
+        else:
+            return 0.0
+        busy = [sum(other.size for other in like) / network.broker_bytes_per_second]
+        for medium in network.media:
+            if _inside(medium, hop.sender) or _inside(medium, hop.receiver):
+                ends = [_inside(medium, other.sender) + _inside(medium, other.receiver) for other in like]
+                carried = sum(other.size * count for other, count in zip(like, ends, strict=True))
+                busy.append(carried / medium.bytes_per_second)
+        return max(busy)
+
     def taken(hop: _Hop) -> float:
         sender = network.client if hop.sender is None else by_name[hop.sender.device].link
         receiver = network.client if hop.receiver is None else by_name[hop.receiver.device].link
@@ -316,6 +340,8 @@ def _latency(
                 receiver,
                 np.array(float(hop.size)),
                 _pair(hop, network),
+                shared=shared_rates(network, media_of(hop.sender), media_of(hop.receiver)),
+                busy=busy_with(hop),
                 sent_bytes=float(hop.sender.sent_bytes) if hop.sender else 0.0,
                 received_bytes=float(hop.receiver.received_bytes) if hop.receiver else 0.0,
             )
@@ -328,7 +354,6 @@ def _latency(
             for place, stage in enumerate(step):
                 seconds[place] += sum(taken(hop) for hop in hops if stage in (hop.sender, hop.receiver))
         total += max(seconds)
-    beside = {stage.index for step in _steps(stages) if len(step) > 1 for stage in step}
     alone = [hop for hop in hops if not beside & {stage.index for stage in (hop.sender, hop.receiver) if stage}]
     return total + sum(map(taken, alone))
 

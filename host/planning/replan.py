@@ -2,13 +2,17 @@
 
 What devices measure of their stages overrides what was predicted; a plan is replaced when the time that it saves over a
 horizon exceeds the time that moving to it takes, and by enough that noise alone cannot do it.
+
+Measured is the time of a stage inside its runtime, and nothing else: a device that misses it by a factor is taken to
+miss the time of its messages by the same, as a throttled or shared processor does. A plan whose messages alone cost
+more than predicted is not seen to be slow: how long frames wait does not tell it from one whose successor is busy.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from edge.formats.plan import Constraints, Objective, Plan, Stage
 from edge.formats.speed import MOST_SECONDS, StageLoad
@@ -17,7 +21,7 @@ from host.planning.costs import DeviceCost, Network, Workload
 from host.planning.planner import SECONDS
 from host.planning.price import memory_of
 from host.planning.settle import AS_GOOD, best_plan, bytes_to_move, held_with
-from host.planning.standing import Standing, run_seconds, standing_of
+from host.planning.standing import Standing, run_seconds, slowed, standing_of
 
 LEAST_GAIN = 0.15
 """Part of the objective that a new plan must save: smaller gains are within what predictions are wrong by."""
@@ -134,28 +138,35 @@ def decide(current: Plan, workload: Workload, situation: Situation, aim: Aim) ->
     after = standing_of(plan, workload, costs, window=aim.window, network=network, in_use=in_use)
     if after is None:
         raise PlanError("the planner uses a device that is not here")
-    away = any(name not in costs for stage in current.stages for name in stage.runners)
-    weighed = _Weighed(plan=plan, moved_bytes=sum(moved.values()), seconds=seconds, after=after, away=away)
+    running = {name for stage in current.stages for name in stage.runners}
+    wanted = {device.name for device in able} - running if aim.constraints and aim.constraints.use_all else set()
+    weighed = _Weighed(
+        plan=plan,
+        moved_bytes=sum(moved.values()),
+        seconds=seconds,
+        after=after,
+        away=not running <= costs.keys(),
+        wanted=", ".join(sorted(wanted)),
+    )
     return _weigh(current, standing, weighed, aim)
 
 
-def slowed(device: DeviceCost, factor: float) -> DeviceCost:
-    """Return a device whose computing takes `factor` times as long."""
-    if factor == 1.0:
-        return device
-    return replace(
-        device,
-        shard_seconds=tuple(seconds * factor for seconds in device.shard_seconds),
-        session_seconds=device.session_seconds * factor,
-    )
+def measured_slowness(stages: Sequence[tuple[Stage, StageLoad]], device: DeviceCost) -> float | None:
+    """Return the measured by the predicted time of what a device runs; None when it says nothing yet, or nothing sane.
 
-
-def measured_slowness(stage: Stage, device: DeviceCost, load: StageLoad) -> float | None:
-    """Return the measured by the predicted time of a stage; None when it says nothing yet, or nothing sane."""
-    predicted = run_seconds(stage, device)
-    if load.frames < LEAST_FRAMES or not 0 < load.run_seconds <= MOST_SECONDS or predicted <= 0:
+    Args:
+        stages: that it runs, mostly one, each with what it measured; those that say nothing are passed over.
+        device: as predicted.
+    """
+    telling = [
+        (run_seconds(stage, device), load.run_seconds)
+        for stage, load in stages
+        if load.frames >= LEAST_FRAMES and 0 < load.run_seconds <= MOST_SECONDS
+    ]
+    predicted, measured = (sum(times) for times in zip(*telling, strict=True)) if telling else (0.0, 0.0)
+    if predicted <= 0:
         return None
-    return min(_MOST_SLOWNESS, max(1 / _MOST_SLOWNESS, load.run_seconds / predicted))
+    return min(_MOST_SLOWNESS, max(1 / _MOST_SLOWNESS, measured / predicted))
 
 
 def believed(before: float, measured: float) -> float:
@@ -212,13 +223,18 @@ def seconds_to_move(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Weighed:
-    """A plan that might replace the current one; `away` tells that this one is lame, with a runner that is not here."""
+    """A plan that might replace the current one.
+
+    That one is lame when a runner is `away`, and not what was asked for while devices that must have a stage have none:
+    `wanted` names them.
+    """
 
     plan: Plan
     moved_bytes: int
     seconds: float
     after: Standing
     away: bool
+    wanted: str
 
 
 def _weigh(current: Plan, before: Standing | None, new: _Weighed, aim: Aim) -> Decision:
@@ -233,6 +249,9 @@ def _weigh(current: Plan, before: Standing | None, new: _Weighed, aim: Aim) -> D
     change = f"{_figure(objective, found)} instead of {_figure(objective, had)}"
     if _places(new.plan) == _places(current):
         return Decision(plan=None, reason=f"the plan is still the best, {_figure(objective, had)}")
+    if new.wanted:
+        reason = f"every device must have a stage, and {new.wanted} has none; {change}; {moves}"
+        return _decided(new, reason, gain=gain, broken=False)
     if new.away and found <= had * (1 + AS_GOOD):
         # It answers, and yet each request that goes that way waits until it is sent again.
         return _decided(new, f"a replica is away; {change}; {moves}", gain=gain, broken=False)

@@ -21,7 +21,7 @@ from host.planning.costs import DeviceCost, LinkCost, Network
 
 PACKET_BYTES = 128 * 1024
 CLIENT = "client"
-MAX_REQUESTS = 64
+MAX_REQUESTS = 256
 """A time table is for people: it shows no more requests than this."""
 
 Kind = Literal["compute", "uplink", "downlink", "link", "medium", "broker"]

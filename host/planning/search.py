@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,16 +11,19 @@ import numpy as np
 
 from edge.formats.plan import Objective
 from host.planning.assignment import ROUNDING, Assignment, Grid, Search
-from host.planning.budgets import within_budgets
+from host.planning.budgets import Rates, within_budgets
 from host.planning.forks import Counts, Floats
 from host.planning.grid import energy_grid, latency_grid, load_grid, part_grid, shared_grids
-from host.planning.limits import blended, capped, divided, fastest_within
+from host.planning.limits import blended, capped, divided, fastest_within, search_within
 from host.planning.tables import Tables
 
 PeriodOf = Callable[[Assignment], float]
 
 _SECOND = 1e-9
 """Weight of what decides between sums that are equal but for rounding."""
+
+_MOST_TRIED = 200
+"""Sets of fewer devices that are looked at where what hops share may rule one out."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,15 +35,23 @@ class Found:
         bound: nothing is better than this: seconds, joules or a part, as the objective is.
         by_used: the least that any set of used devices reaches, `[count + 1, …]` over the kinds; None where not all
             were looked at.
+        reached: what the best found costs where the assignment gives up some of that for fewer devices.
     """
 
     assignment: Assignment
     bound: float
     by_used: Floats | None
+    reached: float | None = None
 
 
 def best_of(
-    objective: Objective, tables: Tables, *, most_replicas: int, least: Counts, period_of: PeriodOf
+    objective: Objective,
+    tables: Tables,
+    *,
+    most_replicas: int,
+    least: Counts,
+    period_of: PeriodOf,
+    worth: float = 0.0,
 ) -> Found | None:
     """Return the best assignment, or None when nothing is possible.
 
@@ -48,7 +60,9 @@ def best_of(
         tables: what everything takes.
         most_replicas: devices that may share a stage, for throughput.
         least: how many of each kind must take part.
-        period_of: the bottleneck of an assignment, with all that hops share.
+        period_of: the time between two results of an assignment, with all that hops share, and for throughput with
+            what the window allows.
+        worth: for throughput, the part of the period up to which devices are not worth it.
     """
     latency = latency_grid(tables)
     if objective == "latency":
@@ -57,15 +71,34 @@ def best_of(
         return _least_energy(energy_grid(tables), latency, least)
     load, shared = load_grid(tables), shared_grids(tables)
     if objective == "throughput":
-        return _highest_rate(load, latency, shared, most_replicas, least, period_of)
+        rates = Rates(
+            load=load,
+            latency=latency,
+            shared=shared,
+            window=tables.window,
+            most_replicas=most_replicas,
+            least=least,
+            period_of=period_of,
+        )
+        best = _highest_rate(rates)
+        return best if best is None or not worth else _with_fewer_devices(best, rates, worth)
     part = part_grid(tables)
     emptiest = Search(part, np.maximum, (part.run,))
     limit = emptiest.least(least)
     if not math.isfinite(limit):
         return None
     near = limit * (1 + ROUNDING)
-    shared = tuple(capped(grid, part, near) for grid in shared)
-    found = _highest_rate(capped(load, part, near), capped(latency, part, near), shared, 1, least, period_of)
+    found = _highest_rate(
+        Rates(
+            load=capped(load, part, near),
+            latency=capped(latency, part, near),
+            shared=tuple(capped(grid, part, near) for grid in shared),
+            window=0,
+            most_replicas=1,
+            least=least,
+            period_of=period_of,
+        )
+    )
     return None if found is None else replace(found, bound=limit, by_used=emptiest.costs)
 
 
@@ -88,23 +121,40 @@ def _least_energy(energy: Grid, latency: Grid, least: Counts) -> Found | None:
     return first if second is None else replace(first, assignment=second.assignment)
 
 
-def _highest_rate(
-    load: Grid,
-    latency: Grid,
-    shared: tuple[Grid, ...],
-    most_replicas: int,
-    least: Counts,
-    period_of: PeriodOf,
-) -> Found | None:
+def _highest_rate(rates: Rates) -> Found | None:
     """Shortest period, then least latency, then fewest devices."""
+    load, most_replicas, least = rates.load, rates.most_replicas, rates.least
     widest = Search(load, np.maximum, divided(load, most_replicas))
     period = widest.least(least)
     if not math.isfinite(period):
         return None
-    found = fastest_within(load, latency, period, most_replicas, least)
+    found = fastest_within(load, rates.latency, period, most_replicas, least)
     if found is None:
         return None
-    if period_of(found) <= period * (1 + ROUNDING):
+    if rates.period_of(found) <= period * (1 + ROUNDING):
         return Found(assignment=found, bound=period, by_used=widest.costs)
-    found, bound = within_budgets(load, latency, shared, found, period, most_replicas, least, period_of)
-    return Found(assignment=found, bound=bound, by_used=np.maximum(widest.costs, bound))
+    found, bound = within_budgets(rates, found, period)
+    by_used = np.maximum(widest.costs, bound)
+    if rates.window:
+        soonest = Search(rates.latency, np.add, (rates.latency.run,)).costs
+        by_used = np.maximum(by_used, soonest / rates.window)
+    return Found(assignment=found, bound=bound, by_used=by_used)
+
+
+def _with_fewer_devices(best: Found, rates: Rates, worth: float) -> Found:
+    """The fewest devices that come near enough to the best, then least latency; the best where none are fewer."""
+    reached, devices = rates.period_of(best.assignment), devices_of(best.assignment)
+    limit = reached * (1 + worth)
+    search = search_within(rates.load, rates.latency, limit, rates.most_replicas, rates.least)
+    soonest = search.ranked(rates.least, limit * rates.window * (1 + ROUNDING))
+    for count, fewer in itertools.islice(soonest, _MOST_TRIED):
+        if count >= devices:
+            break
+        if rates.period_of(fewer) <= limit * (1 + ROUNDING):
+            return replace(best, assignment=fewer, reached=reached)
+    return best
+
+
+def devices_of(assignment: Assignment) -> int:
+    """Return how many devices an assignment uses."""
+    return sum(run.count for run in assignment.runs if not run.again)

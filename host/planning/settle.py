@@ -60,7 +60,7 @@ def bytes_to_move(plan: Plan, workload: Workload, held: Held) -> dict[str, int]:
     }
 
 
-def best_plan(
+def best_plan(  # noqa: PLR0913 - all that a caller may ask for, by name
     workload: Workload,
     devices: Sequence[DeviceCost],
     *,
@@ -70,6 +70,7 @@ def best_plan(
     constraints: Constraints | None = None,
     current: Plan | None = None,
     seconds: float = SECONDS,
+    worth: float = 0.0,
 ) -> Plan:
     """Return a best plan, and of those that are as good one that moves little.
 
@@ -87,6 +88,7 @@ def best_plan(
         current: a plan of this workload that is served now.
         seconds: about the processor time of all; less than the planner's own makes it settle for a good plan where the
             best one takes longer (see `Plan.gap`).
+        worth: as of the planner.
 
     Raises:
         PlanError: nothing fits.
@@ -104,6 +106,7 @@ def best_plan(
         limits=constraints or Constraints(),
         held=held,
         seconds=seconds,
+        worth=worth,
     )
     best = least = choice.settled(choice.best())
     bounds = _bounds(current, workload)
@@ -129,6 +132,7 @@ class _Choice:
     limits: Constraints
     held: Held
     seconds: float
+    worth: float
 
     @property
     def hurried(self) -> bool:
@@ -149,6 +153,7 @@ class _Choice:
             network=self.network,
             constraints=within,
             seconds=self.seconds * part if self.hurried else SECONDS,
+            worth=self.worth,
         )
 
     def best(self) -> Plan:

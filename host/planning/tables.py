@@ -25,6 +25,7 @@ class Tables:
     Attributes:
         kinds: of devices.
         network: between them.
+        window: requests in flight.
         cuts: where stages start and end.
         stored: blobs of the shards `[i, j)`, `[shards + 1, shards + 1]`.
         held: blobs, constants and activations, the same shape.
@@ -40,6 +41,7 @@ class Tables:
 
     kinds: Kinds
     network: Network
+    window: int
     cuts: Cuts
     stored: Floats
     held: Floats
@@ -82,6 +84,7 @@ def tables_of(workload: Workload, kinds: Kinds, network: Network, *, window: int
     return Tables(
         kinds=kinds,
         network=network,
+        window=window,
         cuts=cuts,
         stored=stored,
         held=held,

@@ -12,7 +12,7 @@ from edge.errors import RequestError, ShardwireError
 from edge.formats.frame import decode_frame, encode_frame
 from edge.formats.message import Block, Session, Taken, decode_message, encode_message
 from edge.formats.packet import Reassembler, split
-from edge.formats.plan import decode_deployment
+from edge.formats.plan import Deployment, decode_deployment
 from edge.formats.topics import Topics
 from edge.protocol.catalogue import Catalogue, CatalogueAction, Removed
 from edge.protocol.fetch import AskBlock
@@ -27,7 +27,7 @@ CLIENT = "client"
 """Its name, also among the nodes of a medium."""
 
 _TICK_SECONDS = 0.02
-"""The real client wakes to the moment; asking each time which request is next takes too long with thousands of them."""
+"""The real client wakes to the moment; a steady tick is one thing to happen where each answer would move the next."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -72,6 +72,7 @@ class SimulatedClient:
         asks: every request, by its id, in the order of submission.
         open: how many have no outcome.
         routes: deployments that can be asked.
+        on_settled, on_route: told of each first outcome, and of each plan that comes into service.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class SimulatedClient:
         self.open = 0
         self.routes: set[str] = set()
         self.on_settled: Callable[[Ask], object] = lambda _: None
+        self.on_route: Callable[[Deployment], object] = lambda _: None
         self._clock = clock
         self._topics = topics
         self._bundles = bundles
@@ -217,6 +219,7 @@ class SimulatedClient:
             elif isinstance(action, Route):
                 self._act(self._requests.set_route(action, self._clock.now))
                 self.routes.add(action.deployment.name)
+                self.on_route(action.deployment)
             elif isinstance(action, Removed):
                 self._requests.remove_route(action.name)
 

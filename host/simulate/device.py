@@ -190,6 +190,7 @@ class SimulatedDevice:
         if self.alive:
             self.alive = False
             self._life += 1
+            self.cpu.reset()
             self._transport.lose(reason="killed")
 
     def pause(self) -> None:

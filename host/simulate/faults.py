@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import re
 from collections.abc import Sequence
@@ -12,7 +13,10 @@ from host.errors import PlanError
 
 FaultKind = Literal["kill", "join", "pause", "resume", "slow", "cut", "mend"]
 
-_AT = re.compile(r"(?P<name>[a-z0-9][a-z0-9-]{0,62})(:(?P<number>[0-9.]+))?@(?P<at>[0-9.]+)")
+_MOST_SECONDS = 1e7
+_MOST_FACTOR = 1e6
+_NUMBER = r"[0-9.]+(?:e[+-]?[0-9]+)?"
+_AT = re.compile(rf"(?P<name>[a-z0-9][a-z0-9-]{{0,62}})(:(?P<number>{_NUMBER}))?@(?P<at>{_NUMBER})", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, order=True)
@@ -62,7 +66,7 @@ def parse_fault(text: str, kind: FaultKind) -> tuple[Fault, ...]:
     """Parse `pi-1@20` or, with a number, `pi-1:2.5@20`: a factor of `slow`, or how long `pause` and `cut` last.
 
     Raises:
-        PlanError: it is neither.
+        PlanError: it is neither, or a number is out of its limits.
     """
     match = _AT.fullmatch(text)
     numbered = kind in ("slow", "pause", "cut")
@@ -71,9 +75,15 @@ def parse_fault(text: str, kind: FaultKind) -> tuple[Fault, ...]:
         number = float(match["number"] or "nan") if match is not None and numbered else 1.0
     except ValueError:
         match = None
-    if match is None or not 0 <= at <= 1e9 or not 0 < number <= 1e9 or (match["number"] and not numbered):
+    if match is None or math.isnan(number) or (match["number"] and not numbered):
         form = "NAME:NUMBER@SECONDS" if numbered else "NAME@SECONDS"
         raise PlanError(f"--{kind} {text[:100]!r}: expected {form}, such as pi-1{':3' if numbered else ''}@20")
+    most = _MOST_FACTOR if kind == "slow" else _MOST_SECONDS
+    if not 0 < number <= most:
+        what, unit = ("factor", "") if kind == "slow" else ("length", " s")
+        raise PlanError(f"--{kind} {text[:100]!r}: the {what} must be above 0{unit} and at most {most:,.0f}{unit}")
+    if at > _MOST_SECONDS:
+        raise PlanError(f"--{kind} {text[:100]!r}: the time must be at most {_MOST_SECONDS:,.0f} s")
     device = match["name"]
     if kind == "slow":
         return (Fault(at=at, device=device, kind="slow", factor=number),)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from edge.protocol.session import OnDisk
 from edge.transport import Channel, Publication
 from host.errors import PlanError
 from host.planning.costs import DeviceCost, Network
+from host.planning.planner import predicted_rps
 from host.planning.replan import HORIZON_SECONDS
 from host.simulate.bundle import SimulatedBundle
 from host.simulate.client import Ask, SimulatedClient
@@ -24,7 +26,7 @@ from host.simulate.device import SimulatedDevice
 from host.simulate.faults import Fault
 from host.simulate.measured import measured
 from host.simulate.network import SimulatedBroker, Weather
-from host.simulate.report import SimulationReport, outcome_figures
+from host.simulate.report import SimulationEvent, SimulationReport, outcome_figures
 from host.simulate.sizes import WireSizes
 from host.simulate.surroundings import Habits, Surroundings
 from host.simulate.wire import Wire, bytes_by_link
@@ -143,12 +145,14 @@ class SimulatedFleet:
         self.devices: dict[str, SimulatedDevice] = {}
         self._deployments = {deployed.name: deployed for deployed in deployments}
         self._network = network or Network()
-        self._faults = tuple(sorted(faults))
+        self._faults = tuple(sorted(set(faults)))
         self._random = random.Random(_seed(seed, _RNG_TRAFFIC))  # noqa: S311 - a simulation must be repeatable
         self._traffic = Traffic()
         self._numbers = 0
         self._began = 0.0
-        self._last_submitted = 0.0
+        self._submitted_until = 0.0
+        self._failures = 0
+        self._happened: list[SimulationEvent] = []
         self._submitting = True
         self._wire = Wire(self._network)
         topics = Topics(fleet="simulated")
@@ -187,6 +191,7 @@ class SimulatedFleet:
             seed=_seed(seed, _RNG_CLIENT),
         )
         client.on_settled = self._settled
+        client.on_route = self._planned
         return client
 
     def _add_devices(self, devices: Sequence[DeviceCost], around: Surroundings) -> None:
@@ -253,7 +258,7 @@ class SimulatedFleet:
         self.clock.run(_ROUTE_SECONDS, lambda: self.client.routes >= self._deployments.keys())
         if missing := sorted(self._deployments.keys() - self.client.routes):
             raise PlanError(f"deployment {missing[0]!r} did not come into service within {_ROUTE_SECONDS:.0f} s")
-        self._began = self._last_submitted = self.clock.now
+        self._began = self._submitted_until = self.clock.now
         for fault in self._faults:
             self.clock.at(self._began + fault.at, partial(self._apply, fault))
         if on_progress is not None:
@@ -272,6 +277,10 @@ class SimulatedFleet:
 
     def _apply(self, fault: Fault) -> None:
         device = self.devices[fault.device]
+        self._failures += device.alive and fault.kind in ("kill", "cut", "pause")
+        self._happened.append(
+            SimulationEvent(at=self.clock.now - self._began, what=fault.kind, name=fault.device),
+        )
         match fault.kind:
             case "kill":
                 device.kill()
@@ -287,6 +296,22 @@ class SimulatedFleet:
                 device.cut()
             case "mend":
                 device.mend()
+
+    def _planned(self, deployment: Deployment) -> None:
+        if deployment.epoch == EPOCH or deployment.plan is None:
+            return
+        now = self.clock.now - self._began
+        faults = [event.at for event in self._happened if event.what != "plan"]
+        self._happened.append(
+            SimulationEvent(
+                at=now,
+                what="plan",
+                name=deployment.name,
+                epoch=deployment.epoch,
+                stages=tuple(stage.runners for stage in deployment.plan.stages),
+                after_seconds=now - faults[-1] if faults else None,
+            )
+        )
 
     # ------------------------------------------------------------------------------------------------------- traffic
     def _begin(self) -> None:
@@ -313,33 +338,36 @@ class SimulatedFleet:
         if not self._submitting:
             return
         self._numbers += 1
-        self._last_submitted = self.clock.now
         self.client.submit(name, self._numbers, deadline_seconds=self._traffic.deadline_seconds)
         if self._numbers == self._traffic.requests:
             self._end()
 
     def _end(self) -> None:
-        self._submitting = False
+        if self._submitting:
+            self._submitting = False
+            self._submitted_until = self.clock.now
 
     # -------------------------------------------------------------------------------------------------------- figures
     def _report(self) -> SimulationReport:
         seconds = self.clock.now - self._began
-        plans = [deployed.plan for deployed in self._deployments.values()]
-        periods = [plan.bottleneck_seconds for plan in plans]
+        plans = [(deployed.plan, self._traffic.window or deployed.window) for deployed in self._deployments.values()]
+        rates = [predicted_rps(plan, window) for plan, window in plans]
         return SimulationReport(
-            **outcome_figures(tuple(self.client.asks.values()), submitting_until=self._last_submitted),
+            **outcome_figures(tuple(self.client.asks.values()), submitting_until=self._submitted_until),
             devices=len(self.devices),
-            failures=sum(fault.kind in ("kill", "cut", "pause") and fault.at <= seconds for fault in self._faults),
+            failures=self._failures,
             simulated_seconds=seconds,
             broker_bytes=self._wire.broker_bytes,
             messages_lost=self._broker.lost,
             link_bytes=bytes_by_link(self._broker.links),
             utilisation={
-                name: device.cpu.busy_seconds / seconds if seconds > 0 else 0.0 for name, device in self.devices.items()
+                name: min(1.0, device.cpu.busy_until_now / seconds) if seconds > 0 else 0.0
+                for name, device in self.devices.items()
             },
             epochs=self.client.epochs(),
-            predicted_throughput=sum(1 / period for period in periods if period > 0),
-            predicted_latency=max((plan.latency_seconds for plan in plans), default=0.0),
+            predicted_throughput=sum(rate for rate in rates if math.isfinite(rate)),
+            predicted_latency=max((plan.latency_seconds for plan, _ in plans), default=0.0),
+            happened=tuple(self._happened),
             events=self.clock.events,
         )
 

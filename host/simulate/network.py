@@ -115,7 +115,8 @@ class SimulatedBroker:
             cost, lane = pair
             _, end = lane.carry(size, now)
             arrive = end + cost.latency_seconds
-            self.clock.at(arrive, partial(self._route_direct, name, receiver, publication, size))
+            direct = partial(self._route_direct, name, receiver, publication, size, cost.bytes_per_second)
+            self.clock.at(arrive, direct)
             return
         links = self.links[name]
         start, end = links.up[_INDEX[publication.channel]].carry(size, now)
@@ -190,14 +191,16 @@ class SimulatedBroker:
             self._deliver(connection, publication, size_bytes, last_at)
 
     def _route_tensors(self, sender: str, receiver: str, publication: Publication, size: int, last_at: float) -> None:
-        held = self._wire.hold(sender, receiver, size, self.clock.now)
+        up, down = self.links[sender].cost, self.links.get(receiver, self.links[sender]).cost
+        rates = (up.up_bytes_per_second, down.down_bytes_per_second)
+        held = self._wire.hold(sender, receiver, size, self.clock.now, links=rates)
         if held > 0:
             self.clock.after(held, partial(self.route, publication, size, last_at + held))
         else:
             self.route(publication, size, last_at)
 
-    def _route_direct(self, sender: str, receiver: str, publication: Publication, size: int) -> None:
-        held = self._wire.hold(sender, receiver, size, self.clock.now)
+    def _route_direct(self, sender: str, receiver: str, publication: Publication, size: int, rate: float) -> None:
+        held = self._wire.hold(sender, receiver, size, self.clock.now, links=(rate,))
         for connection in self._filters.find(publication.topic):
             received = partial(self._arrive, connection, publication, retained=False)
             for late in self._fate(publication, size):

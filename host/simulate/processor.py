@@ -13,7 +13,7 @@ class Processor:
 
     Attributes:
         factor: how many times slower than its cost it is.
-        busy_seconds: so far.
+        busy_seconds: of all that it was given.
         free_at: when it has done what it was given.
     """
 
@@ -37,8 +37,14 @@ class Processor:
         """When something that comes now is begun."""
         return max(self._clock.now, self.free_at)
 
+    @property
+    def busy_until_now(self) -> float:
+        """Seconds in which it worked so far."""
+        return self.busy_seconds - max(0.0, self.free_at - self._clock.now)
+
     def reset(self) -> None:
-        """Forget what it was doing."""
+        """Forget what it was doing, and what is left of it."""
+        self.busy_seconds = self.busy_until_now
         self.free_at = self._clock.now
 
     def spend(self, seconds: float, then: Action) -> None:

@@ -23,6 +23,27 @@ class Latency:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SimulationEvent:
+    """Something that happened while requests were under way.
+
+    Attributes:
+        at: seconds after the first request.
+        what: a `host.simulate.faults.FaultKind`, or `plan` for a new plan that came into service.
+        name: the device, or the deployment.
+        epoch: of a new plan.
+        stages: devices that run each stage of a new plan.
+        after_seconds: from the last fault before a new plan; None where there was none.
+    """
+
+    at: float
+    what: str
+    name: str
+    epoch: str = ""
+    stages: tuple[tuple[str, ...], ...] = ()
+    after_seconds: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SimulationReport:
     """Figures of one run; equal for equal fleets, traffic, faults and seeds.
 
@@ -35,16 +56,18 @@ class SimulationReport:
         wrong: whose answer was not the right one.
         resent: sent more than once.
         errors: outcomes that are none of the above, by class.
-        failures: devices that were killed, cut or paused.
+        failures: devices that were killed, cut or paused; those without power do not fail again.
         simulated_seconds: from the first request to the last outcome.
-        throughput: answers in a second while requests were submitted, without the first fifth of them.
+        throughput: answers in a second while requests were submitted, after the first fifth of those answers.
         latency: of all answers.
         broker_bytes: of tensors that the broker took in.
         messages_lost: of QoS 0, by the network.
         link_bytes: sent and received by each node.
         utilisation: part of the time that each device's processor was busy.
         epochs: that answered, or were served by, each deployment.
-        predicted_throughput, predicted_latency: what the plans say; 0 where they do not.
+        predicted_throughput: what the first plans say for the requests in flight; 0 where they do not.
+        predicted_latency: what they say of one request alone.
+        happened: faults and new plans, in order.
         events: actions of the simulation, a measure of its work.
     """
 
@@ -67,6 +90,7 @@ class SimulationReport:
     epochs: Mapping[str, str]
     predicted_throughput: float
     predicted_latency: float
+    happened: tuple[SimulationEvent, ...]
     events: int
 
     @property
@@ -84,7 +108,7 @@ def outcome_figures(asks: Sequence[Ask], *, submitting_until: float) -> dict[str
 
     Args:
         asks: every request.
-        submitting_until: when the last one was submitted.
+        submitting_until: when no more were submitted.
     """
     answered = [ask for ask in asks if ask.outcomes and not ask.error]
     return {
@@ -101,12 +125,17 @@ def outcome_figures(asks: Sequence[Ask], *, submitting_until: float) -> dict[str
 
 
 def steady_rate(times: Sequence[float], *, until: float) -> float:
-    """Return how many of the times there are in a second, without the first fifth of them and those after `until`."""
-    ordered = sorted(time for time in times if time <= until)
-    steady = ordered[int(len(ordered) * _WARM_UP) :]
-    if len(steady) < 2 or steady[-1] <= steady[0]:
+    """Return how many of the times there are in a second until then, from the end of the first fifth of them on.
+
+    Where requests were submitted all at once there are hardly two by then: all times count until the last one.
+    """
+    counted = sorted(time for time in times if time <= until)
+    if len(counted) < 2 and len(times) >= 2:
+        counted, until = sorted(times), max(times)
+    steady = counted[int(len(counted) * _WARM_UP) :]
+    if len(steady) < 2 or until <= steady[0]:
         return 0.0
-    return (len(steady) - 1) / (steady[-1] - steady[0])
+    return (len(steady) - 1) / (until - steady[0])
 
 
 def latency_of(seconds: Sequence[float]) -> Latency:

@@ -6,8 +6,9 @@ last packet leaves no sooner than it came: alone, a message takes what `docs/des
 for a link in the order in which they could use it. Both directions of a link and its control connection do not wait for
 each other (two TCP connections share a link; a small control message beside tensors is hardly held up).
 
-The broker's budget and a shared medium hold a message back while there is older work, and add nothing to it when there
-is none: latency leaves them out, throughput does not.
+The broker's budget and a shared medium hold a message back while there is older work. Alone, it takes what the
+planner says (`host.planning.hops`): the slowest on its way is busy all the time, and its first packet crosses the
+second slowest.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Budget:
     _spent_until: float = 0.0
 
     def wait(self, size_bytes: float, now: float) -> float:
-        """Spend bytes; return for how long they are held back."""
+        """Spend bytes; return for how long they are held back by what was spent before."""
         held = max(0.0, self._spent_until - now)
         self._spent_until = max(now, self._spent_until) + size_bytes / self.bytes_per_second
         return held
@@ -94,14 +95,37 @@ class Wire:
         lane = self._pairs.get((sender, receiver))
         return None if lane is None else (self.network.pairs[sender, receiver], lane)
 
-    def hold(self, sender: str, receiver: str, size_bytes: int, now: float) -> float:
-        """Return for how long tensors are held back by what all share."""
+    def hold(self, sender: str, receiver: str, size_bytes: int, now: float, *, links: tuple[float, ...]) -> float:
+        """Return for how long tensors are held back by what all share.
+
+        Args:
+            sender: name of the node.
+            receiver: and of the other.
+            size_bytes: of the tensors.
+            now: when their first packet is there.
+            links: bytes per second of the uplink and of the downlink, or of the pair's own way.
+        """
         self.broker_bytes += size_bytes
-        held = self._budget.wait(size_bytes, now) if self._budget is not None else 0.0
+        held, rates = 0.0, list(links)
+        if self._budget is not None:
+            held = self._budget.wait(size_bytes, now)
+            rates.append(self._budget.bytes_per_second)
         for nodes, budget in self._media:
             if ends := (sender in nodes) + (receiver in nodes):
                 held = max(held, budget.wait(ends * size_bytes, now))
-        return held
+                rates.append(budget.bytes_per_second / ends)
+        if len(rates) == len(links):
+            return held
+        direct = len(links) == 1
+        return (
+            held + _alone_seconds(size_bytes, rates, direct=direct) - _alone_seconds(size_bytes, links, direct=direct)
+        )
+
+
+def _alone_seconds(size_bytes: int, rates: Iterable[float], *, direct: bool) -> float:
+    """Return what a message takes when it is alone, without latencies; one that goes `direct` is not split."""
+    slowest = sorted(rates)
+    return size_bytes / slowest[0] + (0.0 if direct else head_bytes(size_bytes) / slowest[1])
 
 
 def head_bytes(size_bytes: int) -> int:

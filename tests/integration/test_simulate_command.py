@@ -37,6 +37,23 @@ def test_it_says_what_the_plan_promised_and_what_came(bundle: Path, tmp_path: Pa
     assert "0 failures of 3 devices" in ran.out
 
 
+def test_one_device_is_not_several(bundle: Path) -> None:
+    ran = shardwire("simulate", bundle, "--devices", "1", "--requests", "1", "--kill", "device-1@1")
+    assert "1 request: 1 answered" in ran.out
+    assert "0 failures of 1 device\n" in ran.out
+    assert "1 device in 1 stage\n" in ran.out
+
+
+def test_it_says_when_it_planned_again_and_to_what(bundle: Path) -> None:
+    options = ("--devices", "2", "--rate", "2", "--seconds", "60", "--replan", "--replicas", "1", "--deadline", "59")
+    calm = shardwire("simulate", bundle, *options)
+    assert calm.out.splitlines()[-1] == "not planned again"
+    ran = shardwire("simulate", bundle, *options, "--kill", "device-1@5")
+    last = ran.out.splitlines()[-1]
+    assert last.startswith("planned again at ")
+    assert last.endswith(" s after kill device-1: device-2")
+
+
 def test_json_is_one_document_and_the_same_for_a_seed(bundle: Path) -> None:
     options = ("--devices", "4", "--rate", "20", "--seconds", "5", "--fail", "100", "--loss", "0.02", "--seed", "3")
     first, second = (shardwire("simulate", bundle, *options, "--json") for _ in range(2))
@@ -57,7 +74,21 @@ def test_tensors_travel_as_asked_or_as_the_better_plan_has_them(bundle: Path, as
     ("options", "complaint"),
     [
         (("--kill", "pi-1"), "shardwire: --kill 'pi-1': expected NAME@SECONDS, such as pi-1@20"),
-        (("--kill", "pi-1@5"), "shardwire: no device of the fleet is called 'pi-1'"),
+        (
+            ("--kill", "pi-1@5", "--requests", "0"),
+            "shardwire: --kill 'pi-1@5': no device 'pi-1'; there are device-1, device-2, device-3",
+        ),
+        (
+            ("--devices", "20", "--cut", "x:1@5"),
+            "shardwire: --cut 'x:1@5': no device 'x'; there are "
+            + ", ".join(f"device-{number}" for number in range(1, 9))
+            + " and 12 more",
+        ),
+        (
+            ("--slow", "device-1:0@5"),
+            "shardwire: --slow 'device-1:0@5': the factor must be above 0 and at most 1,000,000",
+        ),
+        (("--rate", "inf"), "shardwire: --rate inf: expected a finite number"),
         (("--fleet", "nowhere.toml"), "shardwire: nowhere.toml: cannot read the fleet file: No such file or directory"),
     ],
 )

@@ -26,10 +26,9 @@ from host.planning.replan import (
     decide,
     measured_slowness,
     shared_slowness,
-    slowed,
 )
 from host.planning.settle import best_plan, bytes_to_move, held_with, least_assignment, settle
-from host.planning.standing import run_seconds, standing_of
+from host.planning.standing import run_seconds, slowed, standing_of
 
 LINK = LinkCost(up_bytes_per_second=10e6, down_bytes_per_second=10e6, latency_seconds=0.001)
 ALONE = Constraints(most_replicas=1)
@@ -167,10 +166,99 @@ def test_measured_times_count_after_enough_frames_and_only_when_sane() -> None:
     def load(frames: int, seconds: float) -> StageLoad:
         return StageLoad(deployment="n", epoch="1-a-1", stage=0, frames=frames, run_seconds=seconds, queued_seconds=0.0)
 
-    assert measured_slowness(stage, one, load(LEAST_FRAMES - 1, 0.8)) is None
-    assert measured_slowness(stage, one, load(LEAST_FRAMES, 0.8)) == pytest.approx(2.0)
+    assert measured_slowness([(stage, load(LEAST_FRAMES - 1, 0.8))], one) is None
+    assert measured_slowness([(stage, load(LEAST_FRAMES, 0.8))], one) == pytest.approx(2.0)
     for absurd in (float("nan"), float("inf"), -1.0, 0.0, 1e300):
-        assert measured_slowness(stage, one, load(LEAST_FRAMES, absurd)) is None
+        assert measured_slowness([(stage, load(LEAST_FRAMES, absurd))], one) is None
+
+
+def test_a_device_of_two_stages_is_as_slow_as_both_together() -> None:
+    one = device("pi-1", *EVEN)
+    short, long = (Stage(index=at, device="pi-1", first_shard=at, stop_shard=at + 1 + 2 * at) for at in (0, 1))
+
+    def load(stage: Stage, seconds: float, frames: int = LEAST_FRAMES) -> tuple[Stage, StageLoad]:
+        found = StageLoad(
+            deployment="n", epoch="1-a-1", stage=stage.index, frames=frames, run_seconds=seconds, queued_seconds=0.0
+        )
+        return stage, found
+
+    stages = [load(short, 0.5), load(long, 0.3)]
+    assert measured_slowness(stages, one) == measured_slowness(stages[::-1], one) == pytest.approx(2.0)
+    assert measured_slowness([load(short, 0.5, frames=1), load(long, 0.3)], one) == pytest.approx(1.0)
+    assert measured_slowness([], one) is None
+
+
+def test_a_slow_processor_is_slow_for_messages_too() -> None:
+    one = replace(device("pi-1", *EVEN), message_seconds=0.2, message_seconds_per_byte=1e-5, session_seconds=0.1)
+    plan = plan_on([one])
+    before, after = (standing_of(plan, WORK, {"pi-1": slowed(one, factor)}, window=8) for factor in (1.0, 3.0))
+    assert before is not None
+    assert after is not None
+    assert after.bottleneck_seconds == pytest.approx(3 * before.bottleneck_seconds)
+
+
+def test_every_device_gets_a_stage_where_that_was_asked_for_whatever_it_gains() -> None:
+    devices = [device("pi-1", *EVEN), device("pi-2", *(9 * s for s in EVEN))]
+    plan = plan_on(devices[:1])
+    aim = replace(AIM, constraints=Constraints(use_all=True), horizon_seconds=0.0)
+    found = decide(plan, WORK, Situation(devices=devices), aim)
+    assert found.plan is not None
+    assert users(found.plan) == {"pi-1", "pi-2"}
+    assert found.gain < 0
+    assert found.reason.startswith("every device must have a stage, and pi-2 has none; ")
+    assert decide(found.plan, WORK, Situation(devices=devices), aim).plan is None
+    assert decide(plan, WORK, Situation(devices=devices, barred=["pi-2"]), aim).plan is None
+    assert decide(plan, WORK, Situation(devices=devices), replace(aim, constraints=ALONE)).plan is None
+
+
+def test_a_few_requests_in_flight_are_what_a_plan_is_worth() -> None:
+    devices = [device("pi-1", *EVEN), device("pi-2", *EVEN)]
+    costs = {one.name: one for one in devices}
+    alone, many = (standing_of(plan_on(devices), WORK, costs, window=window) for window in (1, 8))
+    assert alone is not None
+    assert many is not None
+    assert alone.of("throughput") == alone.latency_seconds > 0.4
+    assert many.of("throughput") == many.bottleneck_seconds == pytest.approx(0.2)
+
+
+# --------------------------------------------------------------------------------------- replicas that differ by now
+def shared(*names: str) -> Plan:
+    """One stage of everything, on these devices in turn."""
+    stage = Stage(index=0, device=names[0], replicas=names[1:], first_shard=0, stop_shard=4)
+    return Plan(objective="throughput", stages=(stage,), bottleneck_seconds=0, latency_seconds=0, binds="")
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.permutations([1.0, 2.0, 10.0]), st.integers(1, 3))
+def test_the_rate_of_a_stage_is_the_sum_of_its_runners_rates(factors: list[float], count: int) -> None:
+    costs = {f"d{at}": slowed(device(f"d{at}", *EVEN), factor) for at, factor in enumerate(factors[:count])}
+    standing = standing_of(shared(*costs), WORK, costs, window=100)
+    assert standing is not None
+    rates = [1 / sum(cost.shard_seconds) for cost in costs.values()]
+    assert standing.bottleneck_seconds == pytest.approx(1 / sum(rates))
+    hops = standing.latency_seconds - count / sum(rates)  # what is left of the mean over all requests
+    assert 2 * LINK.latency_seconds < hops < 0.004
+    turned = standing_of(shared(*reversed(costs)), WORK, costs, window=100)
+    assert turned is not None
+    assert turned.bottleneck_seconds == pytest.approx(standing.bottleneck_seconds)
+    assert turned.latency_seconds == pytest.approx(standing.latency_seconds)
+
+
+def test_who_has_a_slow_link_takes_what_it_lets_through() -> None:
+    thin = replace(LINK, up_bytes_per_second=1000.0)  # a result a second
+    costs = {"a": device("a", *EVEN), "b": replace(device("b", *EVEN), link=thin)}
+    standing = standing_of(shared("a", "b"), WORK, costs, window=1000)
+    assert standing is not None
+    assert standing.bottleneck_seconds == pytest.approx(1 / (1 / 0.4 + 1))
+
+
+def test_a_replica_that_is_slow_now_is_no_reason_for_a_plan_that_is_slower() -> None:
+    devices = [replace(device(f"pi-{at}", *EVEN), message_seconds=0.05) for at in range(3)]
+    plan = shared("pi-0", "pi-1", "pi-2")
+    aim = replace(AIM, constraints=None)
+    for factor in (2.0, 3.0, 5.0, 10.0):
+        found = decide(plan, WORK, Situation(devices=devices, slowness={"pi-0": factor}), aim)
+        assert found.plan is None, found.reason
 
 
 def test_two_devices_that_miss_their_prediction_alike_say_that_the_prediction_is_wrong() -> None:

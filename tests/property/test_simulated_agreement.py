@@ -9,7 +9,7 @@ import pytest
 
 from edge.formats.plan import Constraints, Plan
 from host.planning.costs import DeviceCost, LinkCost, Medium, Network
-from host.planning.planner import plan_pipeline
+from host.planning.planner import plan_pipeline, predicted_rps
 from host.planning.workload import workload_of
 from host.simulate.bundle import SimulatedBundle
 from host.simulate.client import CLIENT
@@ -62,7 +62,7 @@ def random_network(draw: random.Random, devices: tuple[DeviceCost, ...]) -> Netw
             return network
 
 
-def random_case(seed: int, *, compute: float = 0.02, shared: bool = True) -> Case:
+def random_case(seed: int, *, compute: float = 0.02) -> Case:
     draw = random.Random(seed)
     shards = draw.randint(2, 5)
     bundle = chain_bundle([draw.randrange(20_000, 250_000, 4) for _ in range(shards + 1)])
@@ -70,7 +70,7 @@ def random_case(seed: int, *, compute: float = 0.02, shared: bool = True) -> Cas
         device("kind", [draw.uniform(0.1, 1.0) * compute for _ in range(shards)], link=link(draw)) for _ in range(2)
     ]
     devices = tuple(replace(draw.choice(kinds), name=f"pi-{index}") for index in range(draw.randint(1, 4)))
-    network = random_network(draw, devices) if shared else Network(client=link(draw))
+    network = random_network(draw, devices)
     plan = plan_pipeline(
         workload_of(bundle.manifest),
         devices,
@@ -86,12 +86,12 @@ def test_throughput_is_what_the_plan_says(seed: int) -> None:
     case = random_case(seed)
     report = case.run(Traffic(requests=160, window=FULL_WINDOW))
     assert report.whole
-    assert report.throughput == pytest.approx(1 / case.plan.bottleneck_seconds, rel=0.05)
+    assert report.throughput == pytest.approx(predicted_rps(case.plan, FULL_WINDOW), rel=0.05)
 
 
 @pytest.mark.parametrize("seed", range(24))
 def test_one_request_alone_takes_as_long_as_the_plan_says(seed: int) -> None:
-    case = random_case(seed, shared=False)
+    case = random_case(seed)
     report = case.run(Traffic(requests=6, window=1))
     assert report.latency.p50 == pytest.approx(case.plan.latency_seconds, rel=0.05)
 
@@ -101,11 +101,11 @@ def test_where_links_limit_throughput_is_what_the_plan_says(seed: int) -> None:
     case = random_case(seed, compute=0.0005)
     assert "compute" not in case.plan.binds
     report = case.run(Traffic(requests=160, window=FULL_WINDOW))
-    assert report.throughput == pytest.approx(1 / case.plan.bottleneck_seconds, rel=0.05)
+    assert report.throughput == pytest.approx(predicted_rps(case.plan, FULL_WINDOW), rel=0.05)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_window_of_one_limits_throughput_to_one_request_at_a_time(seed: int) -> None:
-    case = random_case(seed, shared=False)
+    case = random_case(seed)
     report = case.run(Traffic(requests=40, window=1))
     assert report.throughput == pytest.approx(1 / case.plan.latency_seconds, rel=0.05)

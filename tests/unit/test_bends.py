@@ -145,8 +145,8 @@ def test_who_takes_the_place_of_its_device_has_both_stages() -> None:
 def test_what_is_said_of_a_plan_counts_its_device_once_and_all_of_its_memory() -> None:
     devices = fleet(3, memory_bytes=39000)
     plan, by_name = planned(devices), {on.name: on for on in devices}
-    assert figures_of(plan, by_name).devices == 3
-    assert figures_of(plan, by_name).memory_share == pytest.approx(0.5)
+    assert figures_of(plan, by_name, 8).devices == 3
+    assert figures_of(plan, by_name, 8).memory_share == pytest.approx(0.5)
     standing = standing_of(plan, forked(), by_name, window=2, network=NETWORK)
     assert standing is not None
     assert standing.memory_share == pytest.approx(0.5)

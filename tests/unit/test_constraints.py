@@ -80,6 +80,13 @@ def test_a_pin_that_cannot_be_is_named_in_one_line(text: str, fault: str) -> Non
     assert str(caught.value) == fault
 
 
+@pytest.mark.parametrize(("devices", "without"), [("", ["pi-1"]), ("pi-2", [])])
+def test_no_layer_is_pinned_to_a_device_that_may_not_take_part(devices: str, without: list[str]) -> None:
+    with pytest.raises(PlanError) as caught:
+        read(pins=["2:pi-1"], devices=devices, without=without)
+    assert str(caught.value) == "--pin: layer 2 is to stay on pi-1, which may not take part"
+
+
 def test_a_device_whose_name_is_none_is_refused() -> None:
     with pytest.raises(FormatError, match="device name 'Cam 1'"):
         read(pins=["0:Cam 1"])
@@ -97,14 +104,6 @@ def test_a_device_whose_name_is_none_is_refused() -> None:
         (
             Constraints(forbidden=(Pin(layer=0, device="x"),)),
             "--forbid: no device called 'x' in fleet 'lab'; there are: pi-1, pi-2",
-        ),
-        (
-            Constraints(without=("pi-1",), pins=(Pin(layer=2, device="pi-1"),)),
-            "--pin: layer 2 is to stay on pi-1, which may not take part",
-        ),
-        (
-            Constraints(devices=("pi-2",), pins=(Pin(layer=2, device="pi-1"),)),
-            "--pin: layer 2 is to stay on pi-1, which may not take part",
         ),
     ],
 )

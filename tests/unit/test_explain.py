@@ -12,7 +12,7 @@ import pytest
 from edge.formats.plan import Constraints, Objective, Pin, Plan
 from host.errors import PlanError
 from host.planning.costs import DeviceCost, Medium, Network, PairLink, Workload
-from host.planning.explain import Question, alike, explain, figures_of, window_of
+from host.planning.explain import Question, alike, explain, figures_of, what_binds, window_of
 from host.planning.planner import plan_pipeline
 from tests.plans import device, plan, stage, workload
 
@@ -173,6 +173,7 @@ def test_a_window_lets_no_more_through_than_it_holds(window: int, rate: float) -
     found, needed = window_of(made, window)
     assert found == pytest.approx(rate)
     assert needed == 3
+    assert what_binds(made, window) == ("compute of a" if window > 2 else f"window of {window}")
 
 
 def test_figures_take_the_fullest_device() -> None:
@@ -185,5 +186,5 @@ def test_figures_take_the_fullest_device() -> None:
     devices = {
         name: device(name, 0.01, memory_bytes=memory) for name, memory in (("a", 4000), ("b", 2000), ("c", 9000))
     }
-    found = figures_of(made, devices)
+    found = figures_of(made, devices, 8)
     assert (found.memory_share, found.devices, found.requests_per_second) == (0.5, 3, 50.0)

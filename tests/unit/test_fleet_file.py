@@ -188,6 +188,12 @@ def test_the_example_of_the_documentation_is_a_fleet_file() -> None:
             "fleet.toml: pairs[0].receiver: no device is called 'pi-9'",
         ),
         (
+            _TWO
+            + '[[pairs]]\nsender = "pi-1"\nreceiver = "cam-1"\nmbit_per_second = 1\n'
+            + '[[pairs]]\nsender = "cam-1"\nreceiver = "pi-1"\nmbit_per_second = 2\n',
+            "fleet.toml: pairs[1]: from 'cam-1' to 'pi-1' is otherwise in pairs[0]; keep one, or set ",
+        ),
+        (
             _TWO + '[[pairs]]\nsender = "pi-1"\nreceiver = "pi-1"\nmbit_per_second = 1\n',
             "fleet.toml: pairs[0].receiver: expected another device than the sender, got 'pi-1'",
         ),

@@ -12,6 +12,7 @@ import pytest
 
 from host.bundle import BundleContent, manifest_blobs, write_bundle
 from host.cli import plan
+from host.cli.console import out
 from host.cli.main import main
 from tests.command_line import Finished, environment
 from tests.fake_bundle import fake_bundle
@@ -108,7 +109,8 @@ def test_it_says_the_same_as_json(shell: Shell) -> None:
     assert made["objective"] == "latency"
     assert made["stages"][0]["first_shard"] == 0
     assert made["stages"][-1]["stop_shard"] == 8
-    assert found["predicted_requests_per_second"] == pytest.approx(1 / made["bottleneck_seconds"])
+    most = min(1 / made["bottleneck_seconds"], 8 / made["latency_seconds"])
+    assert found["predicted_requests_per_second"] == pytest.approx(most)
     assert max(found["load_seconds"].values()) == pytest.approx(made["bottleneck_seconds"])
     assert {stage["device"] for stage in made["stages"]} <= set(found["available_memory_bytes"])
     objectives = [choice["objective"] for choice in found["explanation"]["objectives"]]
@@ -129,6 +131,33 @@ def test_devices_are_left_out_or_must_all_work(shell: Shell) -> None:
     assert {name for stage in every for name in (stage["device"], *stage["replicas"])} == {"cam", "pi-1", "pi-2"}
 
 
+def test_a_window_that_binds_is_what_every_rate_rests_on(shell: Shell) -> None:
+    found = shell.json("--window", "1", "--explain")
+    rate = pytest.approx(1 / found["plan"]["latency_seconds"])
+    assert found["predicted_requests_per_second"] == rate
+    assert found["explanation"]["figures"]["requests_per_second"] == rate
+    assert found["explanation"]["figures"]["binds"] == "window of 1"
+    text = shell.run("--window", "1").out
+    assert "bound by the window of 1: a request takes " in text
+    assert f"a result every {found['plan']['latency_seconds'] * 1e3:.1f} ms, as the window of 1 binds" in text
+
+
+def test_the_link_of_the_client_may_be_said(shell: Shell) -> None:
+    slow = shell.json("--client-mbit", "0.001")
+    assert slow["plan"]["bottleneck_seconds"] > 0.1
+    assert slow["plan"]["binds"].endswith("of client")
+    assert "of client\n" in shell.run("--client-mbit", "0.001").out
+
+
+def test_a_narrow_terminal_breaks_no_word_and_no_line(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(out, "width", 80)
+    lines = shell.run("--explain").out.splitlines()
+    assert "profile" in lines[1]
+    drawn = [line for line in lines if "▕" in line]
+    assert drawn
+    assert all(len(line) <= 80 for line in (*lines[:3], *drawn))
+
+
 def test_a_codec_may_be_chosen_by_the_plan(shell: Shell) -> None:
     # Nothing is known of what the tensors of this bundle shrink to.
     assert shell.json("--codec", "auto")["codec"] == "raw"
@@ -147,10 +176,11 @@ def test_it_draws(shell: Shell, folder: Path) -> None:
         (["--pin", "0:cam-9"], 1, "shardwire: --pin: no device called 'cam-9' in fleet.toml; there are: cam, pi-1, "),
         (["--pin", "8:cam"], 1, "shardwire: --pin: no layer 8; 'double' has layers 0 to 7, or -1 to -8"),
         (["--fleet", "gone.toml"], 1, "shardwire: gone.toml: cannot read the fleet file: No such file or directory"),
-        (["--objective", "troughput"], 2, "shardwire: Invalid value for '--objective': "),
+        (["--objective", "troughput"], 2, "shardwire: Invalid value for '--objective': 'troughput' is not one of "),
         (["--plot", "plan.jpg"], 1, "shardwire: --plot plan.jpg: give a file that ends in .svg or .png"),
-        (["--plot", "nowhere/plan.svg"], 1, "shardwire: nowhere/plan.svg: cannot be written: No such file or "),
+        (["--plot", "nowhere/plan.svg"], 1, "shardwire: --plot nowhere/plan.svg: there is no folder nowhere"),
         (["--devices", "cam", "--without", "cam"], 1, "shardwire: "),
+        (["--pin", "0:cam", "--without", "cam"], 1, "shardwire: --pin: layer 0 is to stay on cam, which may not "),
         (["--pin", "0:cam", "--without", "pi-1,pi-2"], 1, "shardwire: no plan fits"),
     ],
 )

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from edge.formats.message import About, RuntimeOffer, Session, Speed
-from edge.formats.plan import Source
+from edge.formats.plan import Constraints, Pin, Source
 from edge.formats.profile import load_profile
 from edge.formats.speed import LinkSpeed, ModelSpeed, OperatorSpeed
 from host.errors import PlanError
@@ -318,3 +318,10 @@ def test_a_profile_is_read_once_whoever_names_it() -> None:
     stranger = msgspec.structs.replace(_about("three"), profile="toaster")
     with pytest.raises(PlanError, match="three has profile 'toaster'; known are: "):
         known_profile(stranger)
+
+
+def test_a_pin_to_a_device_that_is_not_there_is_told_by_its_layer() -> None:
+    order = PlanOrder(digest=_DIGEST, constraints=Constraints(pins=(Pin(layer=1, device="pi-9"),)))
+    with pytest.raises(PlanError) as caught:
+        plan_for(_MANIFEST, (_ABOUT,), order, speeds={})
+    assert str(caught.value) == "layer 1 (l1) is pinned to 'pi-9', which is not there; there are: pi-1"

@@ -208,8 +208,8 @@ def test_constraints_that_cannot_be_kept_are_said_in_one_line(constraints: Const
             ["a", "b", "c"],
             Constraints(use_all=True, most_replicas=1),
             (
-                "3 devices shall all take part, and the bundle has 2 shards: "
-                "name fewer devices, or package for a smaller profile"
+                "3 devices shall all take part, and at most 2 can: the bundle has 2 shards, "
+                "each for up to 1 devices in turn; name fewer devices, or raise --replicas"
             ),
         ),
     ],
@@ -299,7 +299,7 @@ _SLOW = LinkCost(up_bytes_per_second=10, down_bytes_per_second=20, latency_secon
     ],
 )
 def test_what_binds_is_named(devices: list[DeviceCost], network: Network, binds: str, seconds: float) -> None:
-    plan = plan_pipeline(_work(2, cut=100), devices, network=network, window=1)
+    plan = plan_pipeline(_work(2, cut=100), devices, network=network, window=16)
     assert (plan.binds, plan.bottleneck_seconds) == (binds, seconds)
     assert plan_loads(plan, _work(2, cut=100), devices, network)[0].what == binds
 

@@ -154,13 +154,13 @@ def test_a_speed_that_is_too_long_or_of_another_device_is_refused() -> None:
 
 
 def test_a_speed_that_is_said_again_stays_the_object_that_it_was() -> None:
-    roster = Roster(TOPICS)
+    roster = Roster(_TOPICS)
     speed = Speed(node="pi-1", profile="rpi4", message_seconds=0.001)
     for _ in range(2):
-        roster.receive(TOPICS.speed("pi-1"), encode_message(speed), retained=True, now=1.0)
+        roster.receive(_TOPICS.speed("pi-1"), encode_message(speed), retained=True, now=1.0)
     first = roster.speeds()["pi-1"]
-    roster.receive(TOPICS.speed("pi-1"), encode_message(speed), retained=False, now=2.0)
+    roster.receive(_TOPICS.speed("pi-1"), encode_message(speed), retained=False, now=2.0)
     assert roster.speeds()["pi-1"] is first
     other = Speed(node="pi-1", profile="rpi4", message_seconds=0.002)
-    roster.receive(TOPICS.speed("pi-1"), encode_message(other), retained=False, now=3.0)
+    roster.receive(_TOPICS.speed("pi-1"), encode_message(other), retained=False, now=3.0)
     assert roster.speeds()["pi-1"] == other

@@ -21,7 +21,7 @@ from host.simulate.chain import chain_manifest
 from host.simulate.faults import Fault, FaultKind, parse_fault, random_failures
 from host.simulate.fleet import EPOCH, Deployed, SimulatedFleet, Traffic
 from host.simulate.network import Weather
-from host.simulate.report import SimulationReport
+from host.simulate.report import SimulationReport, steady_rate
 from tests.simulated_fleets import chain_bundle, deployed, device, planned
 from tests.tiny_bundle import make_diamond_bundle
 
@@ -82,6 +82,42 @@ class TestWithoutFaults:
         assert report.whole
 
 
+class TestOfWindows:
+    @pytest.mark.parametrize("window", [96, 1024])
+    def test_a_full_window_is_no_reason_to_send_again(self, window: int) -> None:
+        report = run(traffic=Traffic(requests=2 * window), window=window)
+        assert report.whole
+        assert report.resent == 0
+        assert report.throughput == pytest.approx(1 / PLAN.bottleneck_seconds, rel=0.1)
+
+    @pytest.mark.parametrize("window", [1, 12])
+    def test_the_plan_promises_what_so_many_requests_in_flight_let_it(self, window: int) -> None:
+        report = run(traffic=Traffic(requests=100, window=window))
+        assert report.predicted_throughput == pytest.approx(
+            min(1 / PLAN.bottleneck_seconds, window / PLAN.latency_seconds)
+        )
+        assert report.throughput == pytest.approx(report.predicted_throughput, rel=0.05)
+
+
+class TestOfRates:
+    @pytest.mark.parametrize(
+        ("times", "until", "rate"),
+        [
+            ([], 10.0, 0.0),
+            ([1.0], 10.0, 0.0),
+            ([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 6.0, 1.0),
+            ([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 99.0], 6.0, 1.0),
+            ([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 22.0, 0.2),
+            ([1.0, 2.0, 3.0], 0.0, 1.0),
+        ],
+        ids=["none", "one", "steady", "later", "died", "at-once"],
+    )
+    def test_answers_are_counted_as_long_as_requests_are_submitted(
+        self, times: list[float], until: float, rate: float
+    ) -> None:
+        assert steady_rate(times, until=until) == pytest.approx(rate)
+
+
 class TestOfFaults:
     def test_no_request_is_lost_where_messages_are(self) -> None:
         weather = Weather(loss=0.05, duplication=0.05, reordering=0.1)
@@ -117,6 +153,28 @@ class TestOfFaults:
     def test_a_pause_or_a_cut_loses_nothing(self, text: str, kind: FaultKind) -> None:
         report = run(parse_fault(text, kind))
         assert report.whole
+
+    def test_a_device_that_is_dead_does_not_fail_again(self) -> None:
+        twice = [*parse_fault("pi-4@0.5", "kill"), *parse_fault("pi-4@0.5", "kill"), *parse_fault("pi-4@1", "kill")]
+        report = run(twice)
+        assert report.failures == 1
+        assert [(event.at, event.what, event.name) for event in report.happened] == [
+            (0.5, "kill", "pi-4"),
+            (1, "kill", "pi-4"),
+        ]
+
+    def test_throughput_counts_the_time_after_a_pipeline_died(self) -> None:
+        faults = [Fault(at=5, device=name, kind="kill") for name in NAMES[3:6]]
+        report = run(faults, traffic=Traffic(seconds=20, window=12))
+        assert report.lost == 12
+        assert report.throughput == pytest.approx(4 / 19 / PLAN.bottleneck_seconds, rel=0.05)
+
+    def test_nobody_is_busy_for_longer_than_there_is_time(self) -> None:
+        slow = [Fault(at=0.1, device=name, kind="slow", factor=500) for name in NAMES[3:6]]
+        killed = [Fault(at=1, device=name, kind="kill") for name in NAMES[3:6]]
+        report = run([*slow, *killed], traffic=Traffic(requests=50, window=50, deadline_seconds=9))
+        assert report.lost > 0
+        assert max(report.utilisation.values()) < 0.2, "what a device without power had still to do is not done"
 
     def test_requests_without_any_device_end_with_an_error(self) -> None:
         faults = [Fault(at=0, device=name, kind="kill") for name in NAMES[3:6]]
@@ -259,6 +317,13 @@ class TestOfPlanningAgain:
         assert report.whole, report.errors
         assert report.epochs["net"] != EPOCH
         assert report.utilisation["pi-2"] > 0
+        killed, *planned_again = report.happened
+        assert (killed.at, killed.what, killed.name) == (10, "kill", "pi-1")
+        assert planned_again[-1].epoch == report.epochs["net"]
+        first = planned_again[0]
+        assert (first.what, first.name) == ("plan", "net")
+        assert {name for runners in first.stages for name in runners} == {"pi-0", "pi-2"}
+        assert first.after_seconds == pytest.approx(first.at - 10)
 
 
 class TestOfMistakes:
@@ -276,11 +341,26 @@ class TestOfMistakes:
 
     @pytest.mark.parametrize(
         ("text", "kind"),
-        [("pi-1", "kill"), ("pi-1@x", "kill"), ("pi-1:2@1", "kill"), ("pi-1@1", "slow"), ("pi-1:0@1", "slow")],
+        [("pi-1", "kill"), ("pi-1@x", "kill"), ("pi-1:2@1", "kill"), ("pi-1@1", "slow"), ("pi-1@.", "kill")],
     )
     def test_a_malformed_fault_is_refused(self, text: str, kind: FaultKind) -> None:
         with pytest.raises(PlanError, match=f"--{kind} '{text}': expected NAME"):
             parse_fault(text, kind)
+
+    @pytest.mark.parametrize(
+        ("text", "kind", "wrong"),
+        [
+            ("pi-1:0@1", "slow", "the factor must be above 0 and at most 1,000,000"),
+            ("pi-1:1e7@1", "slow", "the factor must be above 0 and at most 1,000,000"),
+            ("pi-1:0@1", "pause", "the length must be above 0 s and at most 10,000,000 s"),
+            ("pi-1@1e9", "kill", "the time must be at most 10,000,000 s"),
+            ("pi-1:2@1e999", "slow", "the time must be at most 10,000,000 s"),
+        ],
+    )
+    def test_a_number_out_of_its_limits_is_named(self, text: str, kind: FaultKind, wrong: str) -> None:
+        with pytest.raises(PlanError) as caught:
+            parse_fault(text, kind)
+        assert str(caught.value) == f"--{kind} {text!r}: {wrong}"
 
     def test_a_fault_with_a_length_is_two(self) -> None:
         assert parse_fault("pi-1:3@20", "cut") == (

@@ -10,7 +10,7 @@ import pytest
 from edge.errors import InvalidInput
 from edge.formats.packet import MAX_PACKET_BYTES
 from edge.transport import Channel, Connected, Disconnected, Publication, Received, Subscribed, TransportEvent
-from host.planning.costs import LinkCost, Network, PairLink
+from host.planning.costs import LinkCost, Medium, Network, PairLink
 from host.simulate.clock import Clock
 from host.simulate.network import SimulatedBroker, SimulatedTransport, Weather
 from host.simulate.topic_tree import FilterTree, RetainedTree
@@ -151,6 +151,22 @@ class TestOfLinks:
         net.sender.publish(net.frame(1_000_000))
         net.clock.run(20.0)
         assert net.arrivals() == [pytest.approx(began + 0.102)]
+
+    @pytest.mark.parametrize("shared", ["broker", "medium"])
+    @pytest.mark.parametrize(
+        ("rate", "seconds"), [(0.5e6, 0.6 / 0.5), (2e6, 0.6)], ids=["slower than the links", "faster"]
+    )
+    def test_what_is_shared_takes_its_time_with_a_message_alone(self, shared: str, rate: float, seconds: float) -> None:
+        """0.6 MB on the slowest of 1 MB/s, the shared rate and 4 MB/s, and a packet on the second slowest."""
+        both = Medium(name="cell", bytes_per_second=2 * rate, nodes=frozenset({"pi-1", "pi-2"}))
+        network = Network(broker_bytes_per_second=rate) if shared == "broker" else Network(media=(both,))
+        net = Net(network=network)
+        net.connect()
+        began = net.clock.now
+        net.sender.publish(net.frame(600_000))
+        net.clock.run(20.0)
+        packet = MAX_PACKET_BYTES / max(1e6, rate)
+        assert net.arrivals() == [pytest.approx(began + 0.011 + seconds + packet)]
 
     def test_the_broker_takes_no_more_than_its_budget(self) -> None:
         net = Net(network=Network(broker_bytes_per_second=0.25e6))

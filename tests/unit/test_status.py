@@ -12,6 +12,7 @@ from edge.formats.bundle import Blob
 from edge.formats.message import Heartbeat, Session
 from edge.formats.plan import Deployment, Plan
 from edge.formats.speed import StageLoad
+from host.cli.console import out
 from host.cli.status import Measured, _record, condition, measured, plan_table
 from host.fleet.observe import FleetView, Sighting
 from host.fleet.roster import Node
@@ -127,6 +128,20 @@ def test_the_table_has_columns_for_what_is_measured_once_something_is() -> None:
     assert "b | c" in second
     for word in ("20.0", "measured", "15.0", "75%", "1 of 2 online"):
         assert word in second
+
+
+def test_a_narrow_terminal_has_fewer_columns_and_no_broken_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(out, "width", 60)
+    text = shown(view("abc"), deployment())
+    assert max(map(len, text.splitlines())) <= 60
+    for word in ("predicted ms", "20.0", "2 of 2 online"):
+        assert word in text
+
+
+def test_a_rate_is_that_of_the_window_of_the_deployment() -> None:
+    one = msgspec.structs.replace(deployment(), window=1)
+    assert _record(one, view("abc"))["predicted_requests_per_second"] == pytest.approx(1 / 0.03)
+    assert _record(deployment(), view("abc"))["predicted_requests_per_second"] == pytest.approx(100)
 
 
 def test_the_table_of_a_plan_alone_says_nothing_of_devices() -> None:

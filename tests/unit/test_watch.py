@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from edge.formats.message import Failed, Hello, Session, Speed, UndeployRequest, decode_message, encode_message
-from edge.formats.plan import Deployment, Plan, Stage, decode_deployment
+from edge.formats.plan import Deployment, decode_deployment
 from edge.formats.speed import LinkSpeed
 from edge.store import BlobStore
-from edge.transport import Channel, MemoryTransport, Publication, Received, TransportEvent
+from edge.transport import Channel, Publication
 from host.fleet.blobs import MemoryBlobs
 from host.fleet.collect import Collector
 from host.fleet.coordinator import Coordinator
 from host.fleet.identity import Caller
 from host.fleet.lease import LeaseKeeper
-from host.fleet.watch import AWAY_SECONDS, BACKOFF_SECONDS, GRACE_SECONDS, LEAST_SECONDS
+from host.fleet.watch import AWAY_SECONDS, BACKOFF_SECONDS, GRACE_SECONDS, LEAST_SECONDS, RECHECK_SECONDS
 from tests.fake_bundle import FakeBundle, fake_bundle
 from tests.fake_fleet import TOPICS, FakeCoordinator, FakeDevice, FakeFleet, deploy_request, outcome
+from tests.watched_fleets import SERVING, heard, named, plan_of, slow, users, watched
 
-_SERVING = TOPICS.serving("net")
 _GONE_SECONDS = AWAY_SECONDS + 5
 _QUIET_SECONDS = max(LEAST_SECONDS, GRACE_SECONDS) + 5
 
@@ -42,48 +41,6 @@ def fleet() -> FakeFleet:
     return found
 
 
-def watched(fleet: FakeFleet, bundle: FakeBundle, *devices: str) -> FakeCoordinator:
-    """A coordinator that watches `net`, which it has just deployed."""
-    coordinator = fleet.coordinator(bundle, horizon_seconds=600.0)
-    coordinator.ask(deploy_request(bundle, *devices, use_all=False))
-    fleet.pass_seconds(5)
-    assert outcome(coordinator).ok, outcome(coordinator)
-    return coordinator
-
-
-def plan_of(fleet: FakeFleet) -> Plan:
-    plan = decode_deployment(fleet.retained(_SERVING)).plan
-    assert plan is not None
-    return plan
-
-
-def users(fleet: FakeFleet) -> set[str]:
-    return {name for stage in plan_of(fleet).stages for name in stage.devices}
-
-
-def named(fleet: FakeFleet, name: str) -> FakeDevice:
-    return next(device for device in fleet.devices if device.name == name)
-
-
-def slow(factor: float) -> Callable[[Stage], float]:
-    return lambda stage: factor * stage.predicted_seconds
-
-
-def heard(fleet: FakeFleet, topic: str) -> list[bytes]:
-    """Everything that is published on a topic from now on."""
-    found: list[bytes] = []
-
-    def note(event: TransportEvent) -> None:
-        if isinstance(event, Received):
-            found.append(event.payload)
-
-    spy = MemoryTransport(fleet.broker, on_event=note)
-    spy.connect(Channel.CONTROL)
-    spy.subscribe(Channel.CONTROL, topic)
-    found.clear()
-    return found
-
-
 # ------------------------------------------------------------------------------------------------ devices that leave
 def test_a_device_that_leaves_is_replaced_and_the_others_keep_what_they_have(
     fleet: FakeFleet, bundle: FakeBundle
@@ -94,12 +51,12 @@ def test_a_device_that_leaves_is_replaced_and_the_others_keep_what_they_have(
     named(fleet, before.stages[-1].device).kill()
     fleet.pass_seconds(_GONE_SECONDS + 3)
     after = plan_of(fleet)
-    assert fleet.epoch_of(_SERVING) == "1-aaaa-2"
+    assert fleet.epoch_of(SERVING) == "1-aaaa-2"
     assert before.stages[-1].device not in users(fleet)
     assert [(s.device, s.stop_shard) for s in after.stages[:-1]] == [
         (s.device, s.stop_shard) for s in before.stages[:-1]
     ]
-    value = decode_deployment(fleet.retained(_SERVING))
+    value = decode_deployment(fleet.retained(SERVING))
     assert value.constraints == deploy_request(bundle, use_all=False).constraints
     assert set(value.holders) >= users(fleet) | {"coordinator-aaaa"}
 
@@ -112,7 +69,7 @@ def test_a_device_that_comes_back_soon_is_waited_for(fleet: FakeFleet, bundle: F
     fleet.pass_seconds(AWAY_SECONDS - 1)
     gone.revive()
     fleet.pass_seconds(_GONE_SECONDS)
-    assert fleet.epoch_of(_SERVING) == "1-aaaa-1"
+    assert fleet.epoch_of(SERVING) == "1-aaaa-1"
 
 
 def test_a_device_that_is_there_and_cannot_run_its_stage_any_more_is_replaced(
@@ -121,10 +78,10 @@ def test_a_device_that_is_there_and_cannot_run_its_stage_any_more_is_replaced(
     watched(fleet, bundle)
     fleet.pass_seconds(GRACE_SECONDS)
     bad = plan_of(fleet).stages[0].device
-    epoch = fleet.epoch_of(_SERVING)
+    epoch = fleet.epoch_of(SERVING)
     named(fleet, bad).send(Failed(deployment="net", epoch=epoch, stage=0, code="StageError", reason="disk"))
     fleet.pass_seconds(5)
-    assert fleet.epoch_of(_SERVING) == "1-aaaa-2"
+    assert fleet.epoch_of(SERVING) == "1-aaaa-2"
     assert bad not in users(fleet)
 
 
@@ -143,7 +100,7 @@ def test_without_a_golden_input_nothing_is_replaced_and_it_is_said_what_to_do(
     fleet.pass_seconds(GRACE_SECONDS + 3)
     named(fleet, plan_of(fleet).stages[0].device).kill()
     fleet.pass_seconds(2 * _GONE_SECONDS)
-    assert fleet.epoch_of(_SERVING) == "1-aaaa-1"
+    assert fleet.epoch_of(SERVING) == "1-aaaa-1"
     reason = "a golden input of its bundle is held by nobody who is here: deploy it again"
     assert [record.message for record in caplog.records] == [f"net: {reason}", f"net: degraded: {reason}"]
 
@@ -162,7 +119,7 @@ def test_a_coordinator_for_one_command_leaves_plans_alone(fleet: FakeFleet, bund
     fleet.pass_seconds(GRACE_SECONDS + 5)
     named(fleet, plan_of(fleet).stages[0].device).kill()
     fleet.pass_seconds(2 * _GONE_SECONDS)
-    assert fleet.epoch_of(_SERVING) == "1-aaaa-1"
+    assert fleet.epoch_of(SERVING) == "1-aaaa-1"
 
 
 def test_who_took_over_watches_what_it_did_not_deploy(fleet: FakeFleet, bundle: FakeBundle) -> None:
@@ -176,7 +133,7 @@ def test_who_took_over_watches_what_it_did_not_deploy(fleet: FakeFleet, bundle: 
     gone = plan_of(fleet).stages[0].device
     named(fleet, gone).kill()
     fleet.pass_seconds(_GONE_SECONDS + 3)
-    assert fleet.epoch_of(_SERVING) == "2-bbbb-1"
+    assert fleet.epoch_of(SERVING) == "2-bbbb-1"
     assert gone not in users(fleet)
 
 
@@ -202,7 +159,7 @@ def test_who_stands_by_collects_what_it_will_need(fleet: FakeFleet, bundle: Fake
     fleet.coordinators.remove(first)
     named(fleet, plan_of(fleet).stages[0].device).kill()
     fleet.pass_seconds(_GONE_SECONDS + 5)
-    value = decode_deployment(fleet.retained(_SERVING))
+    value = decode_deployment(fleet.retained(SERVING))
     assert value.epoch == "2-bbbb-1"
     assert "coordinator-aaaa" not in value.holders
     assert "coordinator-bbbb" in value.holders
@@ -222,21 +179,56 @@ def test_a_fast_device_that_joins_is_used_and_a_useless_one_is_not(fleet: FakeFl
     watched(fleet, bundle)
     fleet.device("zero", profile="rpi-zero2w")
     fleet.pass_seconds(_QUIET_SECONDS)
-    assert fleet.epoch_of(_SERVING) == "1-aaaa-1"
+    assert fleet.epoch_of(SERVING) == "1-aaaa-1"
     fleet.device("box", profile="x86-gateway")
     fleet.pass_seconds(8)
     assert "box" in users(fleet)
     fleet.pass_seconds(_QUIET_SECONDS)
-    assert fleet.epoch_of(_SERVING) == "1-aaaa-2", "what was decided is not decided again"
+    assert fleet.epoch_of(SERVING) == "1-aaaa-2", "what was decided is not decided again"
+
+
+def test_a_device_that_comes_back_has_a_stage_again_where_every_device_must(
+    fleet: FakeFleet, bundle: FakeBundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="host.fleet.watch")
+    fleet.device("zero", profile="rpi-zero2w")
+    coordinator = fleet.coordinator(bundle, horizon_seconds=600.0)
+    coordinator.ask(deploy_request(bundle, "pi-1", "zero", use_all=True))
+    fleet.pass_seconds(5)
+    assert users(fleet) == {"pi-1", "zero"}
+    fleet.pass_seconds(GRACE_SECONDS)
+    named(fleet, "zero").kill()
+    fleet.pass_seconds(_GONE_SECONDS + 5)
+    assert users(fleet) == {"pi-1"}
+    named(fleet, "zero").revive()
+    fleet.pass_seconds(_QUIET_SECONDS)
+    assert users(fleet) == {"pi-1", "zero"}
+    expected = "net: plans again, zero joined: every device must have a stage, and zero has none; "
+    assert expected in caplog.records[-1].message
+
+
+def test_what_made_a_plan_better_may_be_nothing_that_was_seen(
+    fleet: FakeFleet, bundle: FakeBundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="host.fleet.watch")
+    box = fleet.device("box", profile="x86-gateway", free_memory_bytes=1)
+    watched(fleet, bundle)
+    fleet.pass_seconds(_QUIET_SECONDS)
+    assert "box" not in users(fleet)
+    box.free_memory_bytes = 1 << 30
+    box.announce()
+    fleet.pass_seconds(RECHECK_SECONDS + 8)
+    assert "box" in users(fleet)
+    assert "net: plans again, found a better plan: " in caplog.records[-1].message
 
 
 def test_plans_do_not_follow_each_other_at_once(fleet: FakeFleet, bundle: FakeBundle) -> None:
     watched(fleet, bundle)
     fleet.device("box", profile="x86-gateway")
     fleet.pass_seconds(LEAST_SECONDS - 8)
-    assert fleet.epoch_of(_SERVING) == "1-aaaa-1"
+    assert fleet.epoch_of(SERVING) == "1-aaaa-1"
     fleet.pass_seconds(12)
-    assert fleet.epoch_of(_SERVING) == "1-aaaa-2"
+    assert fleet.epoch_of(SERVING) == "1-aaaa-2"
 
 
 # -------------------------------------------------------------------------------------------- devices that slow down
@@ -248,10 +240,10 @@ def test_a_device_that_proves_slow_gets_less_to_do(
     before = plan_of(fleet)
     slowed = before.stages[0].device
     fleet.pass_seconds(_QUIET_SECONDS)
-    assert fleet.epoch_of(_SERVING) == "1-aaaa-1"
+    assert fleet.epoch_of(SERVING) == "1-aaaa-1"
     named(fleet, slowed).run_seconds = slow(3.0)
     fleet.pass_seconds(10)
-    assert fleet.epoch_of(_SERVING) == "1-aaaa-2"
+    assert fleet.epoch_of(SERVING) == "1-aaaa-2"
     shards = {stage.device: stage.stop_shard - stage.first_shard for stage in plan_of(fleet).stages}
     assert shards.get(slowed, 0) < before.stages[0].stop_shard
     (line,) = [record.message for record in caplog.records if "plans again" in record.message]
@@ -284,7 +276,7 @@ def test_noise_changes_nothing(fleet: FakeFleet, bundle: FakeBundle, caplog: pyt
     for device in fleet.devices:
         device.run_seconds = lambda stage: next(noise) * stage.predicted_seconds
     fleet.pass_seconds(200)
-    assert fleet.epoch_of(_SERVING) == "1-aaaa-1"
+    assert fleet.epoch_of(SERVING) == "1-aaaa-1"
     assert len(caplog.records) == 1, [record.message for record in caplog.records]
 
 
@@ -301,9 +293,9 @@ def test_a_device_that_refuses_is_left_out_of_the_next_try(fleet: FakeFleet, bun
     fleet.pass_seconds(GRACE_SECONDS)
     named(fleet, plan_of(fleet).stages[0].device).kill()
     fleet.pass_seconds(_GONE_SECONDS + 5)
-    assert fleet.epoch_of(_SERVING) == "1-aaaa-1"
+    assert fleet.epoch_of(SERVING) == "1-aaaa-1"
     fleet.pass_seconds(BACKOFF_SECONDS + 8)
-    assert fleet.epoch_of(_SERVING) == "1-aaaa-3"
+    assert fleet.epoch_of(SERVING) == "1-aaaa-3"
     assert spare.name not in users(fleet)
 
 
@@ -321,7 +313,7 @@ def test_a_change_that_fails_again_and_again_is_tried_ever_more_rarely(fleet: Fa
         tries.append(len({decode_deployment(payload).epoch for payload in tried if payload}))
     assert tries[0] >= 2
     assert tries[2] - tries[0] <= 2, tries
-    assert fleet.epoch_of(_SERVING) == "1-aaaa-1"
+    assert fleet.epoch_of(SERVING) == "1-aaaa-1"
 
 
 def test_what_cannot_be_mended_is_said_once_and_to_whoever_asks(
@@ -347,7 +339,7 @@ def test_what_cannot_be_mended_is_said_once_and_to_whoever_asks(
     assert decode_message(events[0], Failed) == told[0]
     named(fleet, "pi-1").revive()
     fleet.pass_seconds(5)
-    assert fleet.epoch_of(_SERVING) == "1-aaaa-1", "it serves again by itself"
+    assert fleet.epoch_of(SERVING) == "1-aaaa-1", "it serves again by itself"
 
 
 def test_a_command_goes_before_a_change_of_its_own(fleet: FakeFleet, bundle: FakeBundle) -> None:
@@ -373,5 +365,5 @@ def test_what_is_removed_is_watched_no_longer(fleet: FakeFleet, bundle: FakeBund
     fleet.pass_seconds(4)
     fleet.devices[0].kill()
     fleet.pass_seconds(2 * _GONE_SECONDS)
-    assert decode_deployment(fleet.retained(_SERVING)).removed
+    assert decode_deployment(fleet.retained(SERVING)).removed
     assert not coordinator.core.busy
