@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from host.planning.assignment import Grid
-from host.planning.forks import Floats, Fork, handings
+from host.planning.search.assignment import Grid
+from host.planning.search.forks import Floats, Fork, handings
 
 
 def realistic_grid(seed: int, *, units: int, devices: int, types: int, links: bool = True) -> Grid:

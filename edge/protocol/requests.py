@@ -140,8 +140,9 @@ class Requests:
         self._routes[name] = route
         self._latencies.setdefault(name, Latencies()).seen = 0
         for pending in self._sent.get(name, {}).values():
-            if pending.last_error == Gone.code:
-                self._resend_at(pending, now)
+            # What has backed off from the old plan must not sit it out: nobody may be left there to answer.
+            soon = now if pending.last_error == Gone.code else now + self._usual_seconds(route, name)
+            self._resend_at(pending, min(pending.resend_at, soon))
         return self.tick(now)
 
     def remove_route(self, name: str) -> None:
@@ -284,9 +285,12 @@ class Requests:
         return [SendRequest(topic=topic, header=header, tensors=pending.inputs)]
 
     def _resend_seconds(self, route: Route, pending: _Pending) -> float:
-        usual = self._latencies[pending.name].usual(route.deployment, in_flight=len(self._sent[pending.name]))
-        base = max(LEAST_RESEND_SECONDS, _RESEND_FACTOR * usual)
+        base = self._usual_seconds(route, pending.name)
         return min(MOST_RESEND_SECONDS, base * float(2**pending.attempt)) * (1.0 + 0.1 * self._draw())
+
+    def _usual_seconds(self, route: Route, name: str) -> float:
+        usual = self._latencies[name].usual(route.deployment, in_flight=len(self._sent[name]))
+        return max(LEAST_RESEND_SECONDS, _RESEND_FACTOR * usual)
 
     def _resend_at(self, pending: _Pending, at: float) -> None:
         if pending.resend_at == at:

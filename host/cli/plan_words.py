@@ -19,7 +19,7 @@ ASSUMED_CLIENT = f"assumed: {LOCAL_NETWORK.up_bytes_per_second * 8e-6:.0f} Mbit/
 
 _NAMES = 4
 _CLIENT_LINKS = ("uplink of client", "downlink of client")
-_USUAL = ("it would not help", "with it ", "no better plan with it", "no stage is left for it")
+_USUAL = ("it would not help", "it would add ", "with it ", "no better plan with it", "no stage is left for it")
 
 
 def summary_lines(plan: Plan, window: int, *, client_known: bool = False) -> Iterator[str]:

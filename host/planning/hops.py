@@ -18,7 +18,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from host.planning.costs import LinkCost, Network, PairLink
-from host.planning.forks import Floats
+from host.planning.search.forks import Floats
 
 PACKET_BYTES = 128 * 1024
 """Larger frames travel in packets of this size, which the broker passes on while the next arrives."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from host.planning.assignment import smallest_maximum
 from host.planning.costs import Workload
-from host.planning.grid import shortfall_grid
-from host.planning.tables import Tables
+from host.planning.search.assignment import smallest_maximum
+from host.planning.search.grid import shortfall_grid
+from host.planning.search.tables import Tables
 
 
 def why_nothing_fits(workload: Workload, tables: Tables) -> str:

@@ -10,8 +10,8 @@ import numpy as np
 from edge.formats.plan import LeftOut, Objective, Pin, Plan
 from host.planning.lacking import mib
 from host.planning.price import memory_of
-from host.planning.search import Found
-from host.planning.tables import Tables
+from host.planning.search.objectives import Found
+from host.planning.search.tables import Tables
 
 _SAME = 1e-6
 """Part by which two plans may differ and still be told as equal."""

@@ -14,9 +14,9 @@ a device runs two stages is a *bend*: the stage before a divided section and the
 
 All are exact as long as the devices make no more than `MAX_STATES` sets of equal ones (any twelve; more where devices
 are alike). Where hops share several things whose capacity binds, and beyond that number, a plan says how far from the
-best it may be (`Plan.gap`). What is not proven: a section is divided in at most so many ways as `cuts` admits, a device
-bends around as many as `bends` admits and not where it has links of its own to others, and neither is done in large
-fleets; and where shared capacity binds in an instance that is not small, the latency among equal rates.
+best it may be (`Plan.gap`). What is not proven: a section is divided in at most so many ways as `search.cuts` admits,
+a device bends around as many as `search.bends` admits and not where it has links of its own to others, and neither is
+done in large fleets; and where shared capacity binds in an instance that is not small, the latency among equal rates.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ import msgspec
 
 from edge.formats.plan import Constraints, Objective, Plan, Stage
 from host.errors import PlanError
-from host.planning.assignment import ROUNDING, Assignment
 from host.planning.costs import DeviceCost, Network, Workload
-from host.planning.kinds import Kinds, available, check_pins, kinds_of
 from host.planning.lacking import nothing_found, why_nothing_fits
-from host.planning.large import best_of_large
 from host.planning.left_out import effective_period, left_out, value_of
 from host.planning.price import price_plan
-from host.planning.search import Found, best_of
-from host.planning.tables import Tables, tables_of
+from host.planning.search.assignment import ROUNDING, Assignment
+from host.planning.search.kinds import Kinds, available, check_pins, kinds_of
+from host.planning.search.large import best_of_large
+from host.planning.search.objectives import Found, best_of
+from host.planning.search.tables import Tables, tables_of
 
 MAX_STATES = 4096
 """Sets of used devices that the exact search may visit."""
@@ -233,8 +233,8 @@ def _check(
     if constraints.use_all and len(devices) > most:
         raise PlanError(
             f"{len(devices)} devices shall all take part, and at most {most} can: the bundle has "
-            f"{len(workload.shards)} shards, each for up to {most // len(workload.shards)} devices in turn; "
-            "name fewer devices, or raise --replicas"
+            f"{len(workload.shards)} shards, and a stage takes {most // len(workload.shards)} at most (--replicas); "
+            "name fewer devices, or allow more replicas"
         )
     check_pins(len(workload.shards), names, constraints)
 

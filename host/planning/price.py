@@ -27,10 +27,10 @@ import numpy as np
 
 from edge.formats.plan import LeftOut, Objective, Plan, Stage
 from host.errors import PlanError
-from host.planning.assignment import ROUNDING
 from host.planning.costs import DeviceCost, Medium, Network, PairLink, Section, ShardCost, Workload
 from host.planning.hops import hop_seconds, shared_rates
-from host.planning.kinds import CLIENT
+from host.planning.search.assignment import ROUNDING
+from host.planning.search.kinds import CLIENT
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -18,7 +18,7 @@ from edge.formats.plan import Constraints, Objective, Plan, Stage
 from edge.formats.speed import MOST_SECONDS, StageLoad
 from host.errors import PlanError
 from host.planning.costs import DeviceCost, Network, Workload
-from host.planning.planner import SECONDS
+from host.planning.planner import SECONDS, WORTH
 from host.planning.price import memory_of
 from host.planning.settle import AS_GOOD, best_plan, bytes_to_move, held_with
 from host.planning.standing import Standing, run_seconds, slowed, standing_of
@@ -128,6 +128,7 @@ def decide(current: Plan, workload: Workload, situation: Situation, aim: Aim) ->
             constraints=aim.constraints,
             current=current,
             seconds=aim.seconds,
+            worth=WORTH,
         )
     except PlanError as error:
         return Decision(plan=None, reason=str(error), broken=standing is None)

@@ -18,9 +18,9 @@ import numpy.typing as npt
 from edge.formats.plan import Constraints, Objective, Pin, Plan, Stage
 from host.errors import PlanError
 from host.planning.costs import DeviceCost, Network, ShardCost, Workload
-from host.planning.few_kinds import MOST_KINDS, kind_count, plan_by_few_kinds
 from host.planning.planner import SECONDS, plan_pipeline
 from host.planning.price import price_plan
+from host.planning.search.few_kinds import MOST_KINDS, kind_count, plan_by_few_kinds
 from host.planning.standing import standing_of
 
 AS_GOOD = 0.01

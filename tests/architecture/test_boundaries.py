@@ -46,7 +46,7 @@ _HOME = {
         "host.ingest.zoo",
         *(module.name for module in modules("host") if module.name.startswith("host.compress.torch.")),
     },
-    "highspy": {"host.planning.relaxation", "host.planning.settle"},
+    "highspy": {"host.planning.search.relaxation"},
     "matplotlib": {"host.cli.plan_figure", "host.compress.report.plots"},
     "amqtt": {"host.amqtt"},
     "PIL": {"edge.preprocess", "host.ingest.zoo"},
@@ -117,6 +117,7 @@ def test_nothing_can_execute_from_a_file_or_a_message() -> None:
             assert not found, f"{module.path} imports {', '.join(found)}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [module.name for module in modules("edge") if not module.name.endswith("__main__")])
 def test_importing_a_device_module_loads_nothing_heavy(name: str) -> None:
     loaded = _tops_loaded_by(f"import {name}")

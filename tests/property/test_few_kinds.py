@@ -6,14 +6,14 @@ import random
 
 import pytest
 
+from benchmarks.chain import chain_manifest
 from edge.formats.plan import Objective, Plan
 from host.planning.costs import DeviceCost, LinkCost, Workload
-from host.planning.few_kinds import FEW_KINDS, MOST_KINDS, grouped, kind_count
 from host.planning.planner import plan_pipeline
 from host.planning.price import memory_of
+from host.planning.search.few_kinds import FEW_KINDS, MOST_KINDS, grouped, kind_count
 from host.planning.settle import best_plan
 from host.planning.workload import workload_of
-from host.simulate.chain import chain_manifest
 
 _OBJECTIVES: tuple[Objective, ...] = ("throughput", "latency", "energy")
 

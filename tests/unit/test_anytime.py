@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from host.planning.anytime import Bounded, improve, improve_sum
-from host.planning.assignment import Grid
+from host.planning.search.anytime import Bounded, improve, improve_sum
+from host.planning.search.assignment import Grid
 from tests.large_grids import realistic_grid
 
 

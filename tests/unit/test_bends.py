@@ -9,12 +9,12 @@ import pytest
 
 from edge.formats.bundle import Blob
 from edge.formats.plan import Constraints, Deployment, Objective, Pin, Plan, decode_deployment, encode_deployment
-from host.planning import bends
 from host.planning.costs import DeviceCost, Network, PairLink, Section, Workload
 from host.planning.explain import figures_of
 from host.planning.planner import plan_pipeline
 from host.planning.price import memory_of, plan_loads, price_plan
 from host.planning.schedule import Resource, in_order, loads_of, timetable
+from host.planning.search import bends
 from host.planning.settle import bytes_to_move, settle
 from host.planning.standing import standing_of
 from tests.plans import MBIT, device, link, workload

@@ -209,7 +209,7 @@ def test_constraints_that_cannot_be_kept_are_said_in_one_line(constraints: Const
             Constraints(use_all=True, most_replicas=1),
             (
                 "3 devices shall all take part, and at most 2 can: the bundle has 2 shards, "
-                "each for up to 1 devices in turn; name fewer devices, or raise --replicas"
+                "and a stage takes 1 at most (--replicas); name fewer devices, or allow more replicas"
             ),
         ),
     ],

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from host.planning.assignment import Grid, Run
-from host.planning.forks import Counts, Floats, Ints, handings, used_counts
+from host.planning.search.assignment import Grid, Run
+from host.planning.search.forks import Counts, Floats, Ints, handings, used_counts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from host.planning.arcs import Arcs, Crossing, Move, Path
-from host.planning.forks import Floats, Ints
-from host.planning.relaxation import Out, Potential
+from host.planning.search.arcs import Arcs, Crossing, Move, Path
+from host.planning.search.forks import Floats, Ints
+from host.planning.search.relaxation import Out, Potential
 
 _WHOLE_CODE = 62
 """Bits of a number that tells any two used-count vectors apart."""

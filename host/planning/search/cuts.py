@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from host.planning.costs import Section, Workload
-from host.planning.forks import Floats
+from host.planning.search.forks import Floats
 
 MAX_WAYS = 20_000
 """Ways to hand the parts of a section to kinds of devices that are priced; finer divisions are not considered."""

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from host.planning.forks import Bend, Counts, Floats, Fork, grouped, handings, used_counts
-from host.planning.turns import Turns
+from host.planning.search.forks import Bend, Counts, Floats, Fork, grouped, handings, used_counts
+from host.planning.search.turns import Turns
 
 Combine = Callable[[Floats, Floats], Floats]
 

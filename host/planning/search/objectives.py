@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from edge.formats.plan import Objective
-from host.planning.assignment import ROUNDING, Assignment, Grid, Search
-from host.planning.budgets import Rates, within_budgets
-from host.planning.forks import Counts, Floats
-from host.planning.grid import energy_grid, latency_grid, load_grid, part_grid, shared_grids
-from host.planning.limits import blended, capped, divided, fastest_within, search_within
-from host.planning.tables import Tables
+from host.planning.search.assignment import ROUNDING, Assignment, Grid, Search
+from host.planning.search.budgets import Rates, within_budgets
+from host.planning.search.forks import Counts, Floats
+from host.planning.search.grid import energy_grid, latency_grid, load_grid, part_grid, shared_grids
+from host.planning.search.limits import blended, capped, divided, fastest_within, search_within
+from host.planning.search.tables import Tables
 
 PeriodOf = Callable[[Assignment], float]
 

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from host.planning.assignment import ROUNDING, Assignment, Grid
-from host.planning.forks import Counts, Floats
-from host.planning.limits import blended, divided, scaled, search_within
-from host.planning.trade_offs import best_trade_off
+from host.planning.search.assignment import ROUNDING, Assignment, Grid
+from host.planning.search.forks import Counts, Floats
+from host.planning.search.limits import blended, divided, scaled, search_within
+from host.planning.search.trade_offs import best_trade_off
 
 _SECOND = 1e-9
 """Weight of the latency beside a sum that comes first."""

@@ -15,7 +15,7 @@ import msgspec
 
 from edge.formats.plan import Plan
 from host.planning.costs import DeviceCost, LinkCost
-from host.planning.kinds import cost_key
+from host.planning.search.kinds import cost_key
 
 MOST_KINDS = 24
 """With more kinds than these a plan in a second or two is made as if there were `FEW_KINDS`."""

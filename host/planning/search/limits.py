@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from host.planning.assignment import ROUNDING, Assignment, Grid, Search
-from host.planning.forks import Counts, Floats
+from host.planning.search.assignment import ROUNDING, Assignment, Grid, Search
+from host.planning.search.forks import Counts, Floats
 
 
 def capped(grid: Grid, by: Grid, limit: float) -> Grid:

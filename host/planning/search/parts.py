@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from host.planning.costs import PairLink
-from host.planning.forks import Floats, Ints
 from host.planning.hops import hop_delay, hop_seconds, hop_through, shared_rates
-from host.planning.tables import Tables
+from host.planning.search.forks import Floats, Ints
+from host.planning.search.tables import Tables
 
 
 def hop_load(tables: Tables, sender: int, receiver: int, sizes: Floats) -> Floats:

@@ -18,8 +18,8 @@ from dataclasses import dataclass, replace
 import highspy
 import numpy as np
 
-from host.planning.arcs import Arcs, Move, Path
-from host.planning.forks import Floats
+from host.planning.search.arcs import Arcs, Move, Path
+from host.planning.search.forks import Floats
 
 Out = Callable[[], bool]
 """Whether the time is used up."""

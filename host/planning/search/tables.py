@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from host.planning.bends import Bent, bent_of
 from host.planning.costs import DeviceCost, Network, ShardCost, Workload
-from host.planning.cuts import Cuts, Division, cuts_of
-from host.planning.forks import Floats, Ints, handings
-from host.planning.kinds import Kinds
+from host.planning.search.bends import Bent, bent_of
+from host.planning.search.cuts import Cuts, Division, cuts_of
+from host.planning.search.forks import Floats, Ints, handings
+from host.planning.search.kinds import Kinds
 
 Flags = npt.NDArray[np.bool_]
 

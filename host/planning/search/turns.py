@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from host.planning.forks import Bend, Counts, Floats, Fork, ForkGroup, Ints, handings, used_counts
+from host.planning.search.forks import Bend, Counts, Floats, Fork, ForkGroup, Ints, handings, used_counts
 
 Combine = Callable[[Floats, Floats], Floats]
 

@@ -14,13 +14,13 @@ from typing import Literal
 
 import numpy as np
 
-from host.planning.assignment import Grid
-from host.planning.bends import Bent
-from host.planning.forks import Bend, Floats, Fork, Ints
 from host.planning.hops import hop_seconds, shared_rates
-from host.planning.kinds import CLIENT, Kinds
-from host.planning.parts import chosen, hop_latency, hop_load, part_latency, part_loads
-from host.planning.tables import Tables
+from host.planning.search.assignment import Grid
+from host.planning.search.bends import Bent
+from host.planning.search.forks import Bend, Floats, Fork, Ints
+from host.planning.search.kinds import CLIENT, Kinds
+from host.planning.search.parts import chosen, hop_latency, hop_load, part_latency, part_loads
+from host.planning.search.tables import Tables
 
 _OfParts = Callable[[Tables, int, Ints], Floats]
 _OfBent = Callable[[Bent], Floats]

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edge.formats.plan import Objective
-from host.planning.assignment import ROUNDING, Assignment, Grid
-from host.planning.grid import energy_grid, latency_grid, load_grid, part_grid, shared_grids
-from host.planning.limits import blended, capped
-from host.planning.search import Found, PeriodOf, devices_of
-from host.planning.tables import Tables
+from host.planning.search.assignment import ROUNDING, Assignment, Grid
+from host.planning.search.grid import energy_grid, latency_grid, load_grid, part_grid, shared_grids
+from host.planning.search.limits import blended, capped
+from host.planning.search.objectives import Found, PeriodOf, devices_of
+from host.planning.search.tables import Tables
 
 if TYPE_CHECKING:
-    from host.planning.anytime import Bounded
+    from host.planning.search.anytime import Bounded
 
 _SECOND = 1e-6
 """Weight of what decides between sums that are equal."""
@@ -58,7 +58,7 @@ def best_of_large(
         worth: for throughput, the part of the period up to which devices are not worth it.
     """
     # Its solver takes longer to import than a plan takes to make.
-    from host.planning.anytime import improve, improve_sum
+    from host.planning.search.anytime import improve, improve_sum
 
     searches: dict[Objective, Callable[[], Bounded | None]] = {
         "latency": lambda: improve_sum(latency_grid(tables), seconds=seconds),
@@ -133,7 +133,7 @@ class _Rates:
 
     def held_up(self, period: float, bound: float, found: list[Assignment]) -> tuple[list[Assignment], float]:
         """Assignments that take less of what adds up, and the bound with that."""
-        from host.planning.anytime import improve_sum
+        from host.planning.search.anytime import improve_sum
 
         more: list[Assignment] = []
         for grid, share in (*((grid, 1) for grid in shared_grids(self.tables)), (self.latency, self.tables.window)):
@@ -161,7 +161,7 @@ class _Rates:
 
     def bounded(self, grid: Grid, limit: float, first: Assignment | None) -> Bounded | None:
         """The same with the least that there can be; None where nothing is possible."""
-        from host.planning.anytime import improve_sum
+        from host.planning.search.anytime import improve_sum
 
         return improve_sum(
             grid,

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from host.planning.assignment import ROUNDING, Assignment, Grid, Run, bent_runs, part_runs
-from host.planning.forks import Counts, Floats, Ints, handings, used_counts
-from host.planning.turns import around
+from host.planning.search.assignment import ROUNDING, Assignment, Grid, Run, bent_runs, part_runs
+from host.planning.search.forks import Counts, Floats, Ints, handings, used_counts
+from host.planning.search.turns import around
 
 MAX_LABELS = 30_000
 """Labels kept in all; an instance with more is given up."""

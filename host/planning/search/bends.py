@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from host.planning.costs import ShardCost
-from host.planning.cuts import Cuts
-from host.planning.forks import Floats
-from host.planning.kinds import Kinds
+from host.planning.search.cuts import Cuts
+from host.planning.search.forks import Floats
+from host.planning.search.kinds import Kinds
 
 MAX_BENT_WORK = 150_000_000
 """Sets of used devices times pairs of stages around sections that one device may run, a few seconds of the search.

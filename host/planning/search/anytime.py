@@ -16,11 +16,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from host.planning.arcs import Arcs, Layout, Path
-from host.planning.assignment import Assignment, Grid
-from host.planning.forks import Floats
-from host.planning.labels import Effort, search
-from host.planning.relaxation import Potential, Relaxed, least_cost, needed_share, proves_impossible
+from host.planning.search.arcs import Arcs, Layout, Path
+from host.planning.search.assignment import Assignment, Grid
+from host.planning.search.forks import Floats
+from host.planning.search.labels import Effort, search
+from host.planning.search.relaxation import Potential, Relaxed, least_cost, needed_share, proves_impossible
 
 LADDER = (0.0, 0.004, 0.01, 0.02, 0.035, 0.06, 0.1, 0.2, 0.5, 1.0, 3.0, 15.0)
 """How far above the bound plans are looked for, in turn."""
