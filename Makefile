@@ -22,6 +22,8 @@ DATA ?=
 # More arguments of the command behind a target, for example ARGS='--quantize none --force'.
 ARGS ?=
 PYTEST_ARGS ?=
+# Processes for the tests that need nobody but themselves.
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -64,10 +66,11 @@ bench: $(DEV_STAMP) ## print the figures of one benchmark: NAME=sharding
 
 test: lint ## lint, then run all tests
 	@sh tests/fetch_mosquitto.sh $(VENV)/mosquitto
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) tests/unit tests/property tests/architecture $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest tests/conformance tests/faults tests/integration $(PYTEST_ARGS)
 
 test-fast: $(DEV_STAMP) ## the tests that take under a minute together
-	@$(BIN)/python -m pytest -m 'not slow' tests/unit tests/property tests/architecture $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) -m 'not slow' tests/unit tests/property tests/architecture $(PYTEST_ARGS)
 
 lint: $(DEV_STAMP) ## formatting, rules, types, boundaries between packages
 	@$(BIN)/ruff format --check .

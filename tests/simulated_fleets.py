@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from benchmarks.chain import chain_manifest
 from edge.formats.plan import Plan, Stage
 from host.planning.costs import DeviceCost, LinkCost, Network
 from host.planning.workload import workload_of
 from host.simulate.bundle import SimulatedBundle, simulated_bundle
-from host.simulate.chain import chain_manifest
 from host.simulate.fleet import Deployed
 
 FAST_LINK = LinkCost(up_bytes_per_second=100e6, down_bytes_per_second=100e6, latency_seconds=0.0005)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.chain import chain_manifest
 from host.bundle import BundleContent, write_bundle
-from host.simulate.chain import chain_manifest
 from tests.command_line import shardwire
 
 FLEET = """

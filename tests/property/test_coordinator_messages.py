@@ -149,7 +149,7 @@ topics = st.sampled_from(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(topics, payloads()), min_size=1, max_size=12), st.integers(0, 8))
 def test_no_message_stops_a_coordinator(arrivals: list[tuple[str, bytes]], turns: int) -> None:
     fleet = FakeFleet()

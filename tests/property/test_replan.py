@@ -62,7 +62,7 @@ def users(plan: Plan) -> set[str]:
 
 
 # --------------------------------------------------------------------------------------------------- when to replan
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.floats(0.9, 1.1), min_size=8, max_size=40))
 def test_noise_of_ten_per_cent_never_replans(noises: list[float]) -> None:
     devices = [device("pi-1", *EVEN), device("pi-2", *EVEN)]
@@ -74,7 +74,7 @@ def test_noise_of_ten_per_cent_never_replans(noises: list[float]) -> None:
         assert decide(plan, WORK, Situation(devices=devices, slowness=known), AIM).plan is None
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.floats(0.5, 4.0), st.lists(st.floats(0.9, 1.1), min_size=4, max_size=40))
 def test_a_steady_factor_with_noise_is_believed_once_and_kept(truth: float, noises: list[float]) -> None:
     factor, changes = 1.0, 0
@@ -228,7 +228,7 @@ def shared(*names: str) -> Plan:
     return Plan(objective="throughput", stages=(stage,), bottleneck_seconds=0, latency_seconds=0, binds="")
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.permutations([1.0, 2.0, 10.0]), st.integers(1, 3))
 def test_the_rate_of_a_stage_is_the_sum_of_its_runners_rates(factors: list[float], count: int) -> None:
     costs = {f"d{at}": slowed(device(f"d{at}", *EVEN), factor) for at, factor in enumerate(factors[:count])}
@@ -285,7 +285,7 @@ def _instance(draw: random.Random) -> tuple[Workload, list[DeviceCost], Plan]:
     return work, fleet, plan_on(fleet, work, Constraints(most_replicas=draw.choice((1, 4))))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(instances)
 def test_names_within_a_kind_are_dealt_out_so_that_the_fewest_bytes_move(draw: random.Random) -> None:
     work, fleet, plan = _instance(draw)
@@ -312,7 +312,7 @@ def _bytes(work: Workload, stage: Stage, held: frozenset[str]) -> int:
     return sum(size for digest, size in blobs.items() if digest not in held)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(instances)
 def test_an_assignment_is_the_cheapest_of_all(draw: random.Random) -> None:
     rows = draw.randint(1, 4)
@@ -327,7 +327,7 @@ def test_an_assignment_is_the_cheapest_of_all(draw: random.Random) -> None:
     assert sum(cost[row, column] for row, column in enumerate(found)) == least
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(instances)
 def test_the_same_is_decided_under_every_renaming_and_order(draw: random.Random) -> None:
     work, fleet, plan = _instance(draw)
@@ -351,7 +351,7 @@ def test_the_same_is_decided_under_every_renaming_and_order(draw: random.Random)
     assert a.gain == pytest.approx(b.gain)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(instances)
 def test_what_was_decided_is_decided_no_second_time(draw: random.Random) -> None:
     work, fleet, plan = _instance(draw)

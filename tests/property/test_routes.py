@@ -119,7 +119,7 @@ def is_useless(case: Case) -> bool:
     )
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=120)
 @given(case=cases())
 def test_every_stage_gets_what_it_reads_and_the_last_gives_the_outputs(case: Case) -> None:
     fault = ""
@@ -137,7 +137,7 @@ def test_every_stage_gets_what_it_reads_and_the_last_gives_the_outputs(case: Cas
         assert flows(case.manifest, case.plan, ways) == set(case.manifest.cuts[-1])
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=80)
 @given(case=cases())
 def test_a_stage_alone_in_its_step_takes_one_cut_set_and_gives_another(case: Case) -> None:
     row = make_plan(tuple(stage.stop_shard for stage in case.plan.stages))

@@ -274,3 +274,13 @@ def test_the_deadlines_of_requests_that_were_answered_do_not_pile_up(client: Har
     assert len(client.requests._resends) < 1000
     client.wait(60)
     assert isinstance(client.outcomes["slow"], DeadlineExceeded)
+
+
+def test_what_has_backed_off_from_an_old_plan_is_sent_to_the_new_one_soon() -> None:
+    harness = Harness(make_route())
+    harness.submit("r1", deadline_seconds=600.0)
+    harness.wait(16.0)  # 1 s, 2 s, 4 s and 8 s: the next would be 16 s after that
+    before = len(harness.sent)
+    harness.take(harness.requests.set_route(make_route(epoch="1-a-2"), harness.now))
+    harness.wait(1.0)
+    assert [action.header.epoch for action in harness.sent[before:]] == ["1-a-2"]

@@ -9,6 +9,7 @@ from typing import get_args
 
 import pytest
 
+from benchmarks.chain import chain_manifest
 from edge.formats.message import DeployRequest
 from edge.formats.plan import Codec, Constraints, Stage
 from edge.protocol.effects import Effect
@@ -17,7 +18,6 @@ from host.planning.codecs import deflating
 from host.planning.price import price_plan
 from host.planning.workload import workload_of
 from host.simulate.bundle import simulated_bundle
-from host.simulate.chain import chain_manifest
 from host.simulate.faults import Fault, FaultKind, parse_fault, random_failures
 from host.simulate.fleet import EPOCH, Deployed, SimulatedFleet, Traffic
 from host.simulate.network import Weather
