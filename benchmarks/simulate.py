@@ -10,13 +10,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
+from benchmarks.chain import chain_manifest
 from benchmarks.measure import Figure, Key, main_of, own_cpu_seconds, say
 from edge.formats.plan import Stage
 from host.planning.costs import LOCAL_NETWORK, DeviceCost, Network
 from host.planning.price import price_plan
 from host.planning.workload import workload_of
 from host.simulate.bundle import SimulatedBundle, simulated_bundle
-from host.simulate.chain import chain_manifest
 from host.simulate.faults import Fault, random_failures
 from host.simulate.fleet import Deployed, SimulatedFleet, Traffic
 from host.simulate.report import SimulationReport
