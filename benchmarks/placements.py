@@ -15,8 +15,6 @@ from host.planning.costs import DeviceCost, LinkCost, Medium, Network, PairLink,
 
 PACKET_BYTES = 128 * 1024
 
-WINDOW = 2
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Placed:
@@ -35,6 +33,7 @@ class Instance:
     devices: tuple[DeviceCost, ...]
     network: Network
     most_replicas: int
+    window: int
 
     @property
     def workload(self) -> Workload:
@@ -70,6 +69,7 @@ def small_instance(seed: int) -> Instance:
         devices=tuple(devices),
         network=_network(draw, [device.name for device in devices]),
         most_replicas=draw.choice([1, 1, 2, 3]),
+        window=draw.choice([1, 2, 2, 4, 8]),
     )
 
 
@@ -118,7 +118,7 @@ def fits(instance: Instance, placed: Placed) -> bool:
     blobs = {digest: size for shard in run for digest, size in shard.blobs.items()}
     stored = sum(blobs.values())
     memory = stored + sum(shard.extra_bytes for shard in run) + max(shard.peak_activation_bytes for shard in run)
-    memory += WINDOW * run[0].received_bytes + run[-1].sent_bytes + device.session_bytes
+    memory += instance.window * run[0].received_bytes + run[-1].sent_bytes + device.session_bytes
     return memory <= device.memory_bytes and stored <= device.flash_bytes
 
 
@@ -169,24 +169,33 @@ def period(instance: Instance, placement: Sequence[Placed]) -> float:
     return max(loads)
 
 
+def result_seconds(instance: Instance, placement: Sequence[Placed]) -> float:
+    """Time between two results: the period, or what the requests in flight allow."""
+    return max(period(instance, placement), latency(instance, placement) / instance.window)
+
+
 def latency(instance: Instance, placement: Sequence[Placed]) -> float:
     """What one request alone takes."""
-    shards, total = instance.shards, 0.0
-    client = instance.network.client
-    for index, placed in enumerate(placement):
-        sender = placement[index - 1].devices[0].link if index else client
-        pair = _pair(instance, placement[index - 1], placed) if index else None
-        size = shards[placed.first].received_bytes
-        total += _hop(sender, placed.devices[0].link, size, pair) + busy_seconds(instance, placed)
-    return total + _hop(placement[-1].devices[0].link, client, shards[-1].sent_bytes, None)
+    shards, client = instance.shards, ("client", instance.network.client)
+    ends = [client, *((placed.devices[0].name, placed.devices[0].link) for placed in placement), client]
+    sizes = [*(shards[placed.first].received_bytes for placed in placement), shards[-1].sent_bytes]
+    pairs = [None, *(_pair(instance, one, other) for one, other in itertools.pairwise(placement)), None]
+    hops = zip(itertools.pairwise(ends), sizes, pairs, strict=True)
+    total = sum(_hop(instance.network, sender, receiver, size, pair) for (sender, receiver), size, pair in hops)
+    return total + sum(busy_seconds(instance, placed) for placed in placement)
 
 
-def _hop(sender: LinkCost, receiver: LinkCost, size: int, pair: PairLink | None) -> float:
+def _hop(
+    network: Network, sender: tuple[str, LinkCost], receiver: tuple[str, LinkCost], size: int, pair: PairLink | None
+) -> float:
+    ends = {medium: (sender[0] in medium.nodes) + (receiver[0] in medium.nodes) for medium in network.media}
+    shared = [network.broker_bytes_per_second]
+    shared += [medium.bytes_per_second / count for medium, count in ends.items() if count]
     if pair is not None:
-        return pair.latency_seconds + size / pair.bytes_per_second
-    up, down = sender.up_bytes_per_second, receiver.down_bytes_per_second
-    waiting = sender.latency_seconds + receiver.latency_seconds
-    return waiting + size / min(up, down) + min(size, PACKET_BYTES) / max(up, down)
+        return pair.latency_seconds + size / min(pair.bytes_per_second, *shared)
+    rates = sorted([sender[1].up_bytes_per_second, receiver[1].down_bytes_per_second, *shared])
+    waiting = sender[1].latency_seconds + receiver[1].latency_seconds
+    return waiting + size / rates[0] + min(size, PACKET_BYTES) / rates[1]
 
 
 def placements(instance: Instance, *, most_replicas: int, under: list[float]) -> Iterator[tuple[Placed, ...]]:
@@ -222,11 +231,11 @@ def _teams(instance: Instance, free: Sequence[DeviceCost], most_replicas: int) -
                 yield team
 
 
-def least_period(instance: Instance) -> float:
-    """Return the least period of all placements; infinity when nothing fits."""
+def least_seconds(instance: Instance) -> float:
+    """Return the least time between two results of all placements; infinity when nothing fits."""
     under = [math.inf]
     for placement in placements(instance, most_replicas=instance.most_replicas, under=under):
-        under[0] = min(under[0], period(instance, placement))
+        under[0] = min(under[0], result_seconds(instance, placement))
     return under[0]
 
 

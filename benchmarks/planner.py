@@ -16,15 +16,15 @@ from dataclasses import replace
 
 from benchmarks.measure import Figure, Key, main_of, own_cpu_seconds, say
 from benchmarks.placements import (
-    WINDOW,
     Instance,
     Placed,
     busy_seconds,
     fits,
     latency,
     least_latency,
-    least_period,
+    least_seconds,
     period,
+    result_seconds,
     small_instance,
 )
 from edge.formats.plan import Constraints, Objective, Plan
@@ -39,24 +39,28 @@ SPLITS = 40
 SEEDS = 3
 
 MIB = 2**20
+LARGE_WINDOW = 256
 
 KEYS = (
     Key(name="instances", meaning="random instances of at most 8 layers and 5 devices, memory, links and replicas"),
     Key(name="impossible", meaning="of these, where both planner and brute force say that nothing fits"),
-    Key(name="worst_ratio_to_brute_force", meaning="period of the plan / the least there is, worst instance"),
+    Key(
+        name="worst_ratio_to_brute_force",
+        meaning="time between results of the plan / the least there is, worst",
+    ),
     Key(name="worst_latency_ratio", meaning="the same of latency, every fifth instance"),
     Key(
         name="worst_change_renamed",
-        meaning="period of the plan after renaming and shuffling the devices / the least, worst",
+        meaning="the same of the plan after renaming and shuffling the devices / the least, worst",
     ),
     Key(name="fixed_order_worst_ratio", meaning="the best pipeline in a fixed order of types / the least, worst"),
     Key(
         name="fixed_order_3_slow_1_fast", meaning="8 layers, 3 slow devices and a fast one: the slow first / the least"
     ),
     Key(name="fixed_order_renamed", meaning="the same after swapping the names of both types"),
-    Key(name="planner_3_slow_1_fast", meaning="the plan's period there / the least, the worse of both namings"),
-    Key(name="even_split_ratio", meaning="period of as many layers on each device / the plan's, median"),
-    Key(name="memory_split_ratio", meaning="period of layers by memory / the plan's, median"),
+    Key(name="planner_3_slow_1_fast", meaning="the plan's time there / the least, the worse of both namings"),
+    Key(name="even_split_ratio", meaning="time of as many layers on each device / the plan's, median"),
+    Key(name="memory_split_ratio", meaning="time of layers by room for them / the plan's, median"),
     Key(name="seconds_200x16", meaning="CPU time to plan 200 layers on 16 devices of 4 types, worst of three fleets"),
     Key(name="gap_200x16", meaning="proven distance from the least period, worst of these"),
     Key(
@@ -74,7 +78,7 @@ def planned(instance: Instance, objective: Objective = "throughput") -> Plan | N
             instance.workload,
             instance.devices,
             objective=objective,
-            window=WINDOW,
+            window=instance.window,
             network=instance.network,
             constraints=Constraints(most_replicas=instance.most_replicas),
         )
@@ -102,7 +106,7 @@ def ratio_to(best: float, instance: Instance, objective: Objective) -> float:
     plan = planned(instance, objective)
     if plan is None or best == math.inf:
         return 1.0 if plan is None and best == math.inf else math.inf
-    cost = (latency if objective == "latency" else period)(instance, placement_of(instance, plan))
+    cost = (latency if objective == "latency" else result_seconds)(instance, placement_of(instance, plan))
     return cost / best if best else 1.0 + cost
 
 
@@ -126,13 +130,13 @@ def renamed(instance: Instance, seed: int) -> Instance:
 
 
 def in_order(instance: Instance, devices: Sequence[DeviceCost]) -> float:
-    """Return the least period of pipelines that take the devices in one order, each or not, without replicas."""
+    """Return the least time between results of pipelines with the devices in one order, each or not, no replicas."""
     count, best = len(instance.shards), math.inf
 
     def onward(first: int, index: int, done: tuple[Placed, ...]) -> None:
         nonlocal best
         if first == count:
-            best = min(best, period(instance, done))
+            best = min(best, result_seconds(instance, done))
             return
         for at in range(index, len(devices)):
             for stop in range(first + 1, count + 1):
@@ -167,11 +171,11 @@ def slow_and_fast(slow: str, fast: str) -> Instance:
         return DeviceCost(name=name, shard_seconds=seconds, link=link, memory_bytes=1000, flash_bytes=1000)
 
     devices = (*(device(f"{slow}-{index}", 1.0) for index in range(3)), device(f"{fast}-0", 2.0))
-    return Instance(shards=shards, devices=devices, network=Network(client=link), most_replicas=1)
+    return Instance(shards=shards, devices=devices, network=Network(client=link), most_replicas=1, window=64)
 
 
 def random_fleet(seed: int, *, layers: int, devices: int, types: int) -> Instance:
-    """Return a large instance: layers that differ by 30, speeds by 10, memory and links that bind for some types."""
+    """Return a large instance: layers that differ by 30, speeds by 10, flash and links that bind for some types."""
     draw = random.Random(seed)
 
     def spread(low: float, high: float) -> float:
@@ -200,8 +204,8 @@ def random_fleet(seed: int, *, layers: int, devices: int, types: int) -> Instanc
                 link=LinkCost(
                     up_bytes_per_second=spread(2e6, 1e8), down_bytes_per_second=spread(2e6, 1e8), latency_seconds=0.001
                 ),
-                memory_bytes=round(share * spread(0.8, 6) + (WINDOW + 3) * MIB),
-                flash_bytes=round(share * 100),
+                memory_bytes=round(share * 100 + LARGE_WINDOW * MIB),
+                flash_bytes=round(share * spread(0.8, 6)),
                 session_seconds=0.0005,
                 message_seconds=0.0005,
                 message_seconds_per_byte=2e-9,
@@ -209,14 +213,14 @@ def random_fleet(seed: int, *, layers: int, devices: int, types: int) -> Instanc
         )
     every = [*range(types), *(draw.randrange(types) for _ in range(devices - types))]
     fleet = tuple(replace(kinds[type_], name=f"d{index}") for index, type_ in enumerate(every))
-    return Instance(shards=shards, devices=fleet, network=Network(client=_FAST), most_replicas=1)
+    return Instance(shards=shards, devices=fleet, network=Network(client=_FAST), most_replicas=1, window=LARGE_WINDOW)
 
 
 _FAST = LinkCost(up_bytes_per_second=1e8, down_bytes_per_second=1e8, latency_seconds=0.001)
 
 
 def split(instance: Instance, shares: Sequence[float]) -> float:
-    """Return the period of layers handed out by shares, in the order of the devices, room not asked for."""
+    """Return the time between results of layers handed out by shares, devices in order, room not asked for."""
     count, total = len(instance.shards), sum(shares)
     bounds = [round(count * sum(shares[:index]) / total) for index in range(len(shares) + 1)]
     placement = [
@@ -224,7 +228,7 @@ def split(instance: Instance, shares: Sequence[float]) -> float:
         for device, first, stop in zip(instance.devices, bounds, bounds[1:], strict=False)
         if stop > first
     ]
-    return period(instance, placement)
+    return result_seconds(instance, placement)
 
 
 def _small(figures: dict[str, Figure]) -> None:
@@ -232,7 +236,7 @@ def _small(figures: dict[str, Figure]) -> None:
     impossible = 0
     for seed in range(SMALL):
         instance = small_instance(seed)
-        best = least_period(instance)
+        best = least_seconds(instance)
         worst = max(worst, ratio_to(best, instance, "throughput"))
         impossible += best == math.inf
         if seed % LATENCY_EVERY == 0:
@@ -240,7 +244,7 @@ def _small(figures: dict[str, Figure]) -> None:
         if seed % RENAMED_EVERY == 0 and best < math.inf:
             worst_renamed = max(worst_renamed, ratio_to(best, renamed(instance, seed), "throughput"))
             alone = replace(instance, most_replicas=1)
-            least, ordered = least_period(alone), in_order(alone, by_type(alone))
+            least, ordered = least_seconds(alone), in_order(alone, by_type(alone))
             worst_order = max(worst_order, ordered / least if least and ordered < math.inf else 1.0)
     figures["instances"], figures["impossible"] = SMALL, impossible
     figures["worst_ratio_to_brute_force"] = worst
@@ -251,7 +255,7 @@ def _small(figures: dict[str, Figure]) -> None:
 
 def _published(figures: dict[str, Figure]) -> None:
     first, second = slow_and_fast("a", "b"), slow_and_fast("b", "a")
-    least = least_period(first)
+    least = least_seconds(first)
     figures["fixed_order_3_slow_1_fast"] = in_order(first, by_type(first)) / least
     figures["fixed_order_renamed"] = in_order(second, by_type(second)) / least
     figures["planner_3_slow_1_fast"] = max(ratio_to(least, instance, "throughput") for instance in (first, second))
@@ -265,9 +269,9 @@ def _splits(figures: dict[str, Figure]) -> None:
         instance = random_fleet(seed, layers=draw.randint(20, 60), devices=draw.randint(3, 8), types=3)
         plan = planned(instance)
         if plan is not None:
-            least = period(instance, placement_of(instance, plan))
+            least = result_seconds(instance, placement_of(instance, plan))
             even.append(split(instance, [1.0] * len(instance.devices)) / least)
-            memory.append(split(instance, [float(device.memory_bytes) for device in instance.devices]) / least)
+            memory.append(split(instance, [float(device.flash_bytes) for device in instance.devices]) / least)
     figures["even_split_ratio"] = statistics.median(even)
     figures["memory_split_ratio"] = statistics.median(memory)
 
