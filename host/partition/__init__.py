@@ -1,1 +1,1 @@
-"""Cutting a model into layers and shards, their costs, and the planner."""
+"""Cutting a model into layers and shards, and what they cost."""
