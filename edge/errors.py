@@ -82,6 +82,18 @@ class OutOfMemory(StageError):
     """A stage does not fit into the memory of this device."""
 
 
+class Unfit(StageError):
+    """The agent died several times while it loaded or ran this epoch."""
+
+
+class Downgrade(StageError):
+    """The bundle is older than one that was served under the same name."""
+
+
+class Expired(StageError):
+    """The bundle's expiry is before the newest time that the device has seen."""
+
+
 class RequestError(ShardwireError):
     """The outcome of one request that is no result.
 

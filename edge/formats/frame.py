@@ -80,7 +80,7 @@ class FrameHeader(msgspec.Struct, frozen=True, kw_only=True):
         format: version of this format.
         kind: `tensor` on its way through stages, `result`, or `error`.
         request_id: unique for ever.
-        attempt: 0 for the first send, at most 7.
+        attempt: 0 for the first send, raised whenever the pipeline may have run it.
         sender: node that published this frame.
         reply_to: topic for the outcome.
         ttl_ms: time left for the request, in milliseconds.

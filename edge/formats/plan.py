@@ -8,20 +8,25 @@ import msgspec
 
 from edge.errors import FormatError
 from edge.formats.bundle import Blob
+from edge.formats.canary import Canary, check_canary
 from edge.formats.topics import check_name
 from edge.formats.version import check_version
 
-PLAN_FORMAT = "1.1"
+PLAN_FORMAT = "1.2"
 MAX_DEPLOYMENT_BYTES = 4 * 1024 * 1024
 MAX_STAGES = 256
 MAX_REPLICAS = 4096
 MAX_CONSTRAINTS = 4096
 MAX_WINDOW = 4096
+MAX_HOLDINGS = 4096
+MAX_STANDBYS = 8
 
 Objective = Literal["throughput", "latency", "energy", "memory"]
 Source = Literal["measured", "fitted", "profile"]
 Codec = Literal["raw", "deflate"]
+Fate = Literal["replica", "standby", "replan", "move", "stops"]
 
+_ISSUED = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 _EPOCH = re.compile(r"(\d{1,10})-([0-9a-f]{1,16})-(\d{1,10})")
 
 
@@ -56,7 +61,10 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         replicas: further devices that run the same stage; each request goes to one of `device` and these.
-        standbys: devices that hold the same stage, loaded and idle.
+        standbys: devices that hold the same stage, loaded and idle; senders go over to them when no runner is there.
+            Each may run another stage.
+        keepers: devices that hold the blobs of this stage without loading it, so that its only copy is not lost.
+        swaps: of its devices, those without room for two stages, which stop what they serve to load this one.
         beside: runs side by side with the stage before it: both belong to one *step*, and the next step joins them.
         predicted_seconds: processor time of one request on one of its devices, messages included.
         source: where that time comes from.
@@ -70,6 +78,8 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
     stop_shard: int
     replicas: tuple[str, ...] = ()
     standbys: tuple[str, ...] = ()
+    keepers: tuple[str, ...] = ()
+    swaps: tuple[str, ...] = ()
     beside: bool = False
     predicted_seconds: float = 0.0
     source: Source = "profile"
@@ -95,6 +105,21 @@ class LeftOut(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
+class Loss(msgspec.Struct, frozen=True, kw_only=True):
+    """What the death of one device means for a plan.
+
+    Attributes:
+        then: `replica` and `standby`: senders go over to another device by themselves; `replan`: a coordinator makes
+            another plan, whose devices hold all they need; `move`: as before, and blobs have to be fetched from
+            others; `stops`: nothing answers until the device is back.
+        reason: for a person, where it stops.
+    """
+
+    device: str
+    then: Fate
+    reason: str = ""
+
+
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Stages to devices, with what the planner expects of them.
 
@@ -107,6 +132,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         network_bytes: tensors of one request that the broker takes in.
         gap: how much worse than the best plan this may be at most, as a part of it; 0 when it is proven best.
         left_out: devices that were not used.
+        losses: what the death of each of its devices means; empty when that was not worked out.
+        pause_seconds: how long nothing answers while devices swap; 0 when none does.
     """
 
     objective: Objective
@@ -118,6 +145,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     network_bytes: int = 0
     gap: float = 0.0
     left_out: tuple[LeftOut, ...] = ()
+    losses: tuple[Loss, ...] = ()
+    pause_seconds: float = 0.0
 
     def steps(self) -> tuple[tuple[Stage, ...], ...]:
         """Return the stages in the groups that run side by side, in order."""
@@ -148,6 +177,7 @@ class Constraints(msgspec.Struct, frozen=True, kw_only=True):
         use_all: give every device a stage, even where fewer would be faster.
         most_replicas: devices that may run one stage at most.
         side_by_side: whether branches may run on several devices at once.
+        standbys: devices that hold each stage loaded and idle, beside those that run it; fewer where there is no room.
     """
 
     devices: tuple[str, ...] = ()
@@ -157,20 +187,57 @@ class Constraints(msgspec.Struct, frozen=True, kw_only=True):
     use_all: bool = False
     most_replicas: int = 4
     side_by_side: bool = True
+    standbys: int = 0
+
+
+class Holding(msgspec.Struct, frozen=True, kw_only=True):
+    """A node that holds blobs of a bundle: those of the shards `[first_shard, stop_shard)`, and its manifest.
+
+    Attributes:
+        golden: whether it holds the golden inputs and answers too.
+    """
+
+    node: str
+    first_shard: int
+    stop_shard: int
+    golden: bool = False
+
+
+class Before(msgspec.Struct, frozen=True, kw_only=True):
+    """What a deployment served before, for `rollback`.
+
+    Attributes:
+        epoch: that it had then.
+        rest: as in `Deployment`.
+    """
+
+    epoch: str
+    manifest: Blob
+    objective: Objective = "throughput"
+    mode: Literal["default", "exact"] = "default"
+    window: int = 8
+    codec: Codec = "raw"
+    constraints: Constraints = Constraints()
 
 
 class Deployment(msgspec.Struct, frozen=True, kw_only=True):
-    """The retained value of `desired` and `serving`.
+    """The retained value of `desired`, `serving` and `canary`.
 
     Attributes:
         epoch: see `Epoch`; values are ordered by it.
         manifest: blob of the Shardwire manifest, None in a tombstone.
         plan: None in a tombstone.
-        holders: nodes to ask for blobs, one after another.
+        holders: nodes to ask for blobs, one after another, after those that `holdings` name.
+        holdings: who holds which blobs, as far as it is known.
         mode: `exact` runs shards unoptimised and bit-equal; `default` lets the device pick its layout.
         window: requests that stage 0 lets into the whole pipeline.
         codec: how tensors travel between stages.
         constraints: what the plan keeps to, and what the next one must.
+        before: what another bundle served under this name last; None when there was none.
+        rolls_back: whether its bundle may be older than one that was served.
+        canary: in a `canary`, how it is tried; None in `desired` and `serving`.
+        issued: UTC time when a coordinator made this, `YYYY-MM-DDTHH:MM:SSZ`; devices judge expiry by the newest that
+            they have seen.
     """
 
     format: str = PLAN_FORMAT
@@ -183,11 +250,21 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     window: int = 8
     codec: Codec = "raw"
     constraints: Constraints = Constraints()
+    holdings: tuple[Holding, ...] = ()
+    before: Before | None = None
+    rolls_back: bool = False
+    canary: Canary | None = None
+    issued: str = ""
 
     @property
     def removed(self) -> bool:
         """Whether this is a tombstone."""
         return self.plan is None or self.manifest is None
+
+    @property
+    def share(self) -> float:
+        """Part of the requests that it gets: 1 but for a canary."""
+        return 1.0 if self.canary is None else self.canary.share
 
 
 _encoder = msgspec.json.Encoder(order="sorted")
@@ -222,6 +299,7 @@ def decode_deployment(data: bytes) -> Deployment:
     if not 1 <= deployment.window <= MAX_WINDOW:
         raise FormatError(f"{where}: window {deployment.window} is not within 1 and {MAX_WINDOW}")
     check_constraints(deployment.constraints, where)
+    _check_history(deployment, where)
     if deployment.plan is not None:
         _check_plan(deployment.plan, where)
     return deployment
@@ -245,8 +323,24 @@ def check_constraints(constraints: Constraints, where: str) -> None:
         check_name(name, what="device")
     if wrong := [pin.layer for pin in pins if pin.layer < 0]:
         raise FormatError(f"{where}: constraints name layer {wrong[0]}")
+    if not 0 <= constraints.standbys <= MAX_STANDBYS:
+        raise FormatError(f"{where}: standbys {constraints.standbys} is not within 0 and {MAX_STANDBYS}")
     if not 1 <= constraints.most_replicas <= MAX_REPLICAS:
         raise FormatError(f"{where}: most_replicas {constraints.most_replicas} is not within 1 and {MAX_REPLICAS}")
+
+
+def _check_history(deployment: Deployment, where: str) -> None:
+    if len(deployment.holdings) > MAX_HOLDINGS:
+        raise FormatError(f"{where}: {len(deployment.holdings)} holdings; at most {MAX_HOLDINGS} are allowed")
+    for holding in deployment.holdings:
+        check_name(holding.node, what="holder")
+    if deployment.canary is not None:
+        check_canary(deployment.canary, where)
+    if deployment.issued and not _ISSUED.fullmatch(deployment.issued):
+        raise FormatError(f"{where}: issued {deployment.issued[:40]!r} is not YYYY-MM-DDTHH:MM:SSZ")
+    if deployment.before is not None:
+        parse_epoch(deployment.before.epoch)
+        check_constraints(deployment.before.constraints, where)
 
 
 def _check_plan(plan: Plan, where: str) -> None:
@@ -266,14 +360,27 @@ def _check_plan(plan: Plan, where: str) -> None:
     steps = plan.steps()
     places: dict[str, list[int]] = {}
     for place, step in enumerate(steps):
-        for device in (device for stage in step for device in stage.devices):
+        for device in (device for stage in step for device in stage.runners):
             check_name(device, what="device")
             places.setdefault(device, []).append(place)
     for device, taken in places.items():
         if len(taken) > 1 and not _returns(device, taken, steps):
             raise FormatError(f"{where}: {device} has two places in its plan")
-    for left_out in plan.left_out:
-        check_name(left_out.device, what="device")
+    for stage in stages:
+        _check_idle(stage, where)
+    for name in (*(item.device for item in plan.left_out), *(item.device for item in plan.losses)):
+        check_name(name, what="device")
+
+
+def _check_idle(stage: Stage, where: str) -> None:
+    """Check the devices that hold a stage without running it."""
+    idle = (*stage.standbys, *stage.keepers)
+    for device in idle:
+        check_name(device, what="device")
+    if len(idle) > MAX_REPLICAS or len({*stage.runners, *idle}) != len(stage.runners) + len(idle):
+        raise FormatError(f"{where}: stage {stage.index} names a device twice, or too many")
+    if strange := set(stage.swaps) - set(stage.devices):
+        raise FormatError(f"{where}: stage {stage.index}: {min(strange)[:64]!r} swaps, and has no part in it")
 
 
 def _returns(device: str, places: Sequence[int], steps: Sequence[Sequence[Stage]]) -> bool:
@@ -284,5 +391,5 @@ def _returns(device: str, places: Sequence[int], steps: Sequence[Sequence[Stage]
     if len(places) != 2:
         return False
     first, second = places
-    alone = all([stage.devices for stage in steps[place]] == [(device,)] for place in places)
+    alone = all([stage.runners for stage in steps[place]] == [(device,)] for place in places)
     return alone and any(len(step) > 1 for step in steps[first + 1 : second])

@@ -63,6 +63,7 @@ class StageLoad(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         frames: run since the stage was loaded.
+        failed: of them, those that ended with an error of the stage.
         run_seconds: inside the runtime, of one frame.
         queued_seconds: from complete arrival to the start of the run.
     """
@@ -73,3 +74,4 @@ class StageLoad(msgspec.Struct, frozen=True, kw_only=True):
     frames: int
     run_seconds: float
     queued_seconds: float
+    failed: int = 0

@@ -81,6 +81,10 @@ class Topics:
         """Retained: who coordinates."""
         return self._join("coordinator", "lease")
 
+    def coordinator_heartbeat(self) -> str:
+        """Every second, on every broker of a list, by who holds the lease: names the broker to use."""
+        return self._join("coordinator", "heartbeat")
+
     def desired(self, deployment: str) -> str:
         """Retained: the plan being prepared."""
         return self._join("deployment", deployment, "desired")
@@ -88,6 +92,14 @@ class Topics:
     def serving(self, deployment: str) -> str:
         """Retained: the plan that answers requests; publishing it is the commit."""
         return self._join("deployment", deployment, "serving")
+
+    def canary(self, deployment: str) -> str:
+        """Retained: a plan that is tried on a part of the requests; empty when there is none."""
+        return self._join("deployment", deployment, "canary")
+
+    def history(self) -> str:
+        """What happened in the fleet, as it happens."""
+        return self._join("fleet", "history")
 
     def fetch(self, holder: str) -> str:
         """Requests for blocks, to one holder."""
@@ -114,7 +126,7 @@ class Topics:
         return self._join("device", "+", kind)
 
     def any_deployment(self, kind: str) -> str:
-        """Filter for `desired` or `serving` of every deployment."""
+        """Filter for `desired`, `serving` or `canary` of every deployment."""
         return self._join("deployment", "+", kind)
 
     def any_run(self, device: str) -> str:

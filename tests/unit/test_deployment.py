@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from edge.errors import FormatError
+from edge.formats.canary import Canary
 from edge.formats.plan import (
     MAX_CONSTRAINTS,
     MAX_REPLICAS,
@@ -114,7 +115,19 @@ def test_names_that_would_break_out_of_a_topic_are_refused(make: Any, name: str)
         (changed(3, beside=True), "the first and the last step must have one stage each"),
         (changed(1, replicas=("pi-3",)), "pi-3 has two places in its plan"),
         (changed(1, replicas=("pi-1",)), "pi-1 has two places in its plan"),
-        (changed(0, standbys=("pi-2",)), "pi-2 has two places in its plan"),
+        (changed(0, standbys=("pi-0",)), "stage 0 names a device twice, or too many"),
+        (changed(0, standbys=("pi-2",), keepers=("pi-2",)), "stage 0 names a device twice, or too many"),
+        (changed(0, swaps=("pi-2",)), "stage 0: 'pi-2' swaps, and has no part in it"),
+        (
+            msgspec.structs.replace(DEPLOYMENT, canary=Canary(share=1.0)),
+            "a canary gets more than none and less than all requests, not 1",
+        ),
+        (
+            msgspec.structs.replace(DEPLOYMENT, canary=Canary(share=0.1, seconds=-1.0)),
+            "a canary takes 0 to 604800 s, not -1",
+        ),
+        (msgspec.structs.replace(DEPLOYMENT, issued="today"), "issued 'today' is not YYYY-MM-DDTHH:MM:SSZ"),
+        (constrained(standbys=9), "standbys 9 is not within 0 and 8"),
         (changed(2, device="pi-0"), "pi-0 has two places in its plan"),
         (changed(1, first_shard=0), "stage 1 does not continue shard 1"),
         (changed(2, index=1), "stage 2 does not continue shard 2"),
@@ -207,10 +220,10 @@ def test_any_other_second_place_is_refused(deployment: Deployment) -> None:
     assert refusal(deployment) == "deployment 'tiny': a has two places in its plan"
 
 
-@pytest.mark.parametrize("stages", [{0: ("d",)}, {3: ("d",)}, {1: ("a",)}, {0: ("d",), 3: ("e",)}], ids=str)
-def test_a_device_with_two_stages_has_no_standbys_and_is_none(stages: dict[int, tuple[str, ...]]) -> None:
+@pytest.mark.parametrize("stages", [{0: ("d",)}, {3: ("b",)}, {1: ("a",)}, {0: ("d",), 3: ("e",)}], ids=str)
+def test_a_standby_may_run_another_stage(stages: dict[int, tuple[str, ...]]) -> None:
     twice = placed("a", "b", "c", "a", beside=(2,))
     assert twice.plan is not None
     changed = tuple(msgspec.structs.replace(stage, standbys=stages.get(stage.index, ())) for stage in twice.plan.stages)
     deployment = msgspec.structs.replace(twice, plan=msgspec.structs.replace(twice.plan, stages=changed))
-    assert refusal(deployment) == "deployment 'tiny': a has two places in its plan"
+    assert decode_deployment(encode_deployment(deployment)) == deployment
