@@ -1,31 +1,29 @@
-"""MQTT by paho; the only importer of it.
+"""MQTT by paho, which is imported here and in `edge.dial` only.
 
 What paho does not do by itself, and is done here: a new client object for every connection (an old one delivers
 later what it refused before), callbacks that cannot raise (an exception there kills the network thread unseen),
-a bound on what waits to be sent at QoS 0, and one writer of the socket (paho's own is not safe for two).
+a bound on what waits to be sent at QoS 0, one writer of the socket (paho's own is not safe for two), and a link that
+was cut without a word found within four seconds.
 """
 
 import contextlib
 import logging
 import math
-import socket
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass, field
-from typing import Any
 
 import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
+from edge.broker_list import BrokerList
+from edge.dial import CONNECT_SECONDS, MAX_QUEUED_MESSAGES, ask, count_bytes, drop
 from edge.errors import TransportError
 from edge.formats.message import MAX_MESSAGE_BYTES
 from edge.formats.packet import MAX_PACKET_BYTES
-from edge.formats.topics import check_name
-from edge.mqtt_url import BrokerAddress, parse_broker_url
+from edge.formats.topics import Topics, check_name
+from edge.mqtt_url import BrokerAddress, parse_broker_urls
+from edge.pulse import LOOK_SECONDS, Pulse
 from edge.reconnect import back_off_seconds, network_reason
 from edge.transport import (
     Channel,
@@ -42,14 +40,10 @@ from edge.transport import (
 _log = logging.getLogger(__name__)
 
 MAX_QUEUED_BYTES = 64 * 1024 * 1024
-MAX_QUEUED_MESSAGES = 4096
-CONNECT_SECONDS = 5.0
 _KEEPALIVE_SECONDS = {Channel.CONTROL: 10, Channel.DATA: 20}
 _MAX_PACKET_BYTES = {Channel.CONTROL: MAX_MESSAGE_BYTES + 4096, Channel.DATA: MAX_PACKET_BYTES + 4096}
-_LOOP_SECONDS = 1.0
 _CLOSE_SECONDS = {Channel.CONTROL: 0.5, Channel.DATA: 0.25}
 _JOIN_SECONDS = 0.25
-_UNSUPPORTED_PROTOCOL = ("Unsupported protocol version", "Unspecified error", "Malformed packet", "Protocol error")
 
 
 class MqttTransport:
@@ -59,7 +53,8 @@ class MqttTransport:
         """Prepare; nothing connects before `start`.
 
         Args:
-            url: `mqtt://[user:password@]host[:port]`, or `mqtts://` for TLS.
+            url: `mqtt://[user:password@]host[:port]`, or `mqtts://` for TLS; several with commas between them, of
+                which one is used at a time, by both connections (see `edge.broker_choice`).
             fleet: name of the fleet; part of the client id, as two fleets may share a broker.
             node: name of this node.
             on_event: called from the network threads.
@@ -69,12 +64,13 @@ class MqttTransport:
             TransportError: the URL is not one.
             FormatError: fleet or node is no name.
         """
-        self._address = parse_broker_url(url)
+        addresses = parse_broker_urls(url)
         client_id = f"shardwire.{check_name(fleet, what='fleet name')}.{check_name(node, what='node name')}"
-        dialect = _Dialect()
+        topic = Topics(fleet=fleet).coordinator_heartbeat()
+        self._brokers = BrokerList(addresses, client_id=client_id, topic=topic)
         self._links = {
-            Channel.CONTROL: _Link(self._address, Channel.CONTROL, client_id, dialect, on_event, will),
-            Channel.DATA: _Link(self._address, Channel.DATA, f"{client_id}.data", dialect, on_event, None),
+            Channel.CONTROL: _Link(self._brokers, Channel.CONTROL, client_id, on_event, will),
+            Channel.DATA: _Link(self._brokers, Channel.DATA, f"{client_id}.data", on_event, None),
         }
 
     def start(self) -> None:
@@ -113,18 +109,7 @@ class MqttTransport:
         """See `Transport.close`."""
         for link in (self._links[Channel.DATA], self._links[Channel.CONTROL]):
             link.close()
-
-
-@dataclass(slots=True)
-class _Dialect:
-    """The version of MQTT that the broker speaks, None while unknown; found out by a bare CONNECT of MQTT 5.
-
-    A last will or properties are only sent once it is known that they are understood: a broker that only speaks
-    3.1.1 may misread such a CONNECT of MQTT 5 and never answer (seen with amqtt 0.12).
-    """
-
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    version: MQTTProtocolVersion | None = None
+        self._brokers.close()
 
 
 class _Link:
@@ -132,17 +117,17 @@ class _Link:
 
     def __init__(
         self,
-        address: BrokerAddress,
+        brokers: BrokerList,
         channel: Channel,
         client_id: str,
-        dialect: _Dialect,
         on_event: OnEvent,
         will: WillMaker | None,
     ) -> None:
-        self._address = address
+        self._brokers = brokers
+        self._place = 0
+        self._leads = channel is Channel.CONTROL
         self._channel = channel
         self._client_id = client_id
-        self._dialect = dialect
         self._on_event = on_event
         self._will = will
         self._thread: threading.Thread | None = None
@@ -158,6 +143,10 @@ class _Link:
         self._waiting: deque[tuple[paho.MQTTMessageInfo, int]] = deque()
         self._waiting_bytes = 0
         self._filters: dict[int, str] = {}
+
+    @property
+    def _address(self) -> BrokerAddress:
+        return self._brokers.dialer(self._place).address
 
     @property
     def connected(self) -> bool:
@@ -178,10 +167,8 @@ class _Link:
     def failure(self) -> str:
         if self._refused:
             return f"broker {self._address.shown} refuses the connection: {self._reason}"
-        return (
-            f"no broker at {self._address.shown}: {self._reason}; "
-            f"start one (mosquitto -p {self._address.port}) or give --broker"
-        )
+        start = f"mosquitto -p {self._address.port}"
+        return f"no broker at {self._brokers.shown}: {self._reason}; start one ({start}) or give --broker"
 
     # ------------------------------------------------------------------------------------------- any thread
     def publish(self, publication: Publication) -> bool:
@@ -243,33 +230,35 @@ class _Link:
         failures = 0
         while not self._closing.is_set():
             stood = False
+            self._place = self._brokers.current
             try:
                 stood = self._connect_and_serve()
             except (OSError, ValueError) as error:
                 self._note_failure(network_reason(error, timeout_seconds=CONNECT_SECONDS))
-            failures = 0 if stood else failures + 1
-            self._closing.wait(back_off_seconds(failures))
+            if self._place == self._brokers.current:
+                if self._leads:
+                    self._brokers.failed()
+                failures = 0 if stood else failures + 1
+                self._closing.wait(back_off_seconds(failures // 2 if self._brokers.many else failures))
 
     def _connect_and_serve(self) -> bool:
         """Make one connection and serve it until it ends; tell whether it stood."""
-        version = self._find_version()
-        client = self._make_client(version, self._client_id)
+        dialer = self._brokers.dialer(self._place)
+        client = dialer.client(self._client_id)
         if self._will is not None:
             will = self._will(self._connects + 1)
             client.will_set(will.topic, will.payload, will.qos, will.retain)
         client.on_message = self._on_message
         client.on_subscribe = self._on_subscribe
-        arguments: dict[str, Any] = {}
-        if version == paho.MQTTv5:
-            properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-            properties.MaximumPacketSize = _MAX_PACKET_BYTES[self._channel]
-            arguments = {"clean_start": True, "properties": properties}
-        code = self._dial(client, arguments)
+        code = dialer.connect(
+            client,
+            keepalive_seconds=_KEEPALIVE_SECONDS[self._channel],
+            max_packet_bytes=_MAX_PACKET_BYTES[self._channel],
+        )
         if code is None or code.is_failure:
-            self._dialect.version = None
             self._refused = code is not None
             self._note_failure("no answer to CONNECT" if code is None else str(code).lower())
-            client.disconnect()
+            drop(client)
             return False
         self._serve(client)
         return True
@@ -277,28 +266,6 @@ class _Link:
     def _overdue(self) -> bool:
         """Tell whether a broker that takes nothing more has kept us from closing for too long."""
         return self._closing.is_set() and time.monotonic() > self._close_by
-
-    def _find_version(self) -> MQTTProtocolVersion:
-        with self._dialect.lock:
-            if self._dialect.version is None:
-                client = self._make_client(paho.MQTTv5, f"{self._client_id}.probe")
-                code = self._dial(client, {"clean_start": True})
-                client.disconnect()
-                client.loop(0.0)
-                unable = code is None or str(code) in _UNSUPPORTED_PROTOCOL
-                self._dialect.version = paho.MQTTv311 if unable else paho.MQTTv5
-            return self._dialect.version
-
-    def _dial(self, client: paho.Client, arguments: dict[str, Any]) -> ReasonCode | None:
-        """Connect; return the answer of the broker, None when there was none."""
-        answered: list[ReasonCode] = []
-        client.on_connect = lambda _client, _data, _flags, code, _properties: answered.append(code)
-        client.connect(self._address.host, self._address.port, _KEEPALIVE_SECONDS[self._channel], **arguments)
-        deadline = time.monotonic() + CONNECT_SECONDS
-        while not answered and not self._closing.is_set() and time.monotonic() < deadline:
-            if client.loop(0.1) != paho.MQTT_ERR_SUCCESS:
-                break
-        return answered[0] if answered else None
 
     def _serve(self, client: paho.Client) -> None:
         with self._lock:
@@ -310,38 +277,48 @@ class _Link:
         if self._told:
             _log.info("connected to %s again (%s)", self._address.shown, self._channel.value)
         self._told = self._refused = False
+        if self._leads:
+            self._brokers.connected()
+            if self._brokers.many:
+                client.subscribe(self._brokers.topic, 0)
         self._emit(Connected(channel=self._channel, connect=self._connects))
         self._stood.set()
-        result = paho.MQTT_ERR_SUCCESS
-        while result == paho.MQTT_ERR_SUCCESS and not self._overdue():
-            result = client.loop(_LOOP_SECONDS)
+        reason = self._loop(client)
         with self._lock:
             self._client = None
-        reason = "closed" if self._closing.is_set() else paho.error_string(result).rstrip(".").lower()
-        if not self._closing.is_set():
+        drop(client)
+        if self._closing.is_set():
+            reason = "closed"
+        else:
             self._note_failure(reason)
         self._emit(Disconnected(channel=self._channel, reason=reason))
 
-    def _make_client(self, version: MQTTProtocolVersion, client_id: str) -> paho.Client:
-        client = paho.Client(
-            CallbackAPIVersion.VERSION2,
-            client_id=client_id,
-            protocol=version,
-            clean_session=None if version == paho.MQTTv5 else True,
-            reconnect_on_failure=False,
-        )
-        client.connect_timeout = CONNECT_SECONDS
-        client.max_queued_messages_set(MAX_QUEUED_MESSAGES)
-        client.max_inflight_messages_set(100)
-        client.suppress_exceptions = True
-        client.on_socket_open = _without_delay
-        # With this set, a publishing thread wakes the network thread instead of writing the socket beside it.
-        client.on_socket_register_write = _nothing
-        if self._address.user is not None:
-            client.username_pw_set(self._address.user, self._address.password)
-        if self._address.tls:
-            client.tls_set()
-        return client
+    def _loop(self, client: paho.Client) -> str:
+        """Serve a connection; return why it ended."""
+        pulse = Pulse(time.monotonic())
+        look_at = 0.0
+        while not self._overdue():
+            result = client.loop(LOOK_SECONDS)
+            if result != paho.MQTT_ERR_SUCCESS:
+                return paho.error_string(result).rstrip(".").lower()
+            now = time.monotonic()
+            if now < look_at:
+                continue
+            look_at = now + LOOK_SECONDS
+            if self._place != self._brokers.current:
+                return "another broker is to be used"
+            counted = count_bytes(client)
+            if counted is not None:
+                verdict = pulse.look(
+                    now, received=counted.received, taken=counted.taken, waiting=bool(client.want_write())
+                )
+                if verdict is False:
+                    return "no sign of life from the broker"
+                if verdict:
+                    ask(client)
+            if self._leads:
+                self._brokers.look_around()
+        return "closed"
 
     def _on_message(self, _client: paho.Client, _data: object, message: paho.MQTTMessage) -> None:
         if len(message.payload) > _MAX_PACKET_BYTES[self._channel]:
@@ -350,6 +327,9 @@ class _Link:
         try:
             topic = message.topic
         except UnicodeDecodeError:
+            return
+        if self._leads and self._brokers.many and topic == self._brokers.topic:
+            self._brokers.heard(bytes(message.payload))
             return
         self._emit(
             Received(channel=self._channel, topic=topic, payload=bytes(message.payload), retained=bool(message.retain))
@@ -380,12 +360,3 @@ class _Link:
             # One line tells that the broker is gone; the other connection only says so when it is cut alone.
             level = logging.WARNING if self._channel is Channel.CONTROL else logging.INFO
             _log.log(level, "broker %s (%s): %s; trying again", self._address.shown, self._channel.value, reason)
-
-
-def _without_delay(_client: paho.Client, _data: object, link: Any) -> None:
-    with contextlib.suppress(OSError):
-        link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
-def _nothing(_client: paho.Client, _data: object, _link: object) -> None:
-    """Be there; see `_Link._attach`."""

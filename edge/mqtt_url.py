@@ -55,6 +55,28 @@ def parse_broker_url(url: str) -> BrokerAddress:
     )
 
 
+def parse_broker_urls(urls: str) -> tuple[BrokerAddress, ...]:
+    """Parse a list of addresses with commas between them; a comma in a password is written `%2C`.
+
+    Raises:
+        TransportError: one is no address, or is there twice.
+    """
+    addresses = tuple(parse_broker_url(url.strip()) for url in urls.split(","))
+    for place, address in enumerate(addresses):
+        if any((address.host, address.port) == (other.host, other.port) for other in addresses[:place]):
+            raise TransportError(f"broker {address.shown} is given twice: name each broker once")
+    return addresses
+
+
+def shown_brokers(urls: str) -> str:
+    """Return a list of addresses for messages, without passwords.
+
+    Raises:
+        TransportError: see `parse_broker_urls`.
+    """
+    return ",".join(address.shown for address in parse_broker_urls(urls))
+
+
 def _wrong(url: str, why: str) -> TransportError:
     shown = url.rpartition("@")[2] if "@" in url else url
     return TransportError(f"{shown[:200]!r} is no broker address: {why}; write mqtt://[user:password@]host[:port]")

@@ -1,4 +1,4 @@
-"""A broker of one's own on this machine: mosquitto if there is one, else amqtt, each in a process of its own.
+"""A broker of one's own on this machine: mosquitto if there is one, else amqtt; or RabbitMQ; each a process of its own.
 
 It lets anybody in, so it is for a first run, a simulation and the tests, and listens on the loopback address unless it
 is given another one of this machine.
@@ -8,36 +8,48 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import os
-import shutil
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from host import mosquitto, rabbitmq
 from host.errors import FleetError
-from host.processes import start_child, stop_child
+from host.launch import Bridge, BrokerSite, Launch, free_port
+from host.mosquitto import MOSQUITTO_VARIABLE, find_mosquitto, launch_mosquitto
+from host.processes import running_child, start_child, stop_child
+from host.rabbitmq import find_rabbitmq, launch_rabbitmq
 
-BrokerKind = Literal["auto", "mosquitto", "amqtt"]
+__all__ = [
+    "MOSQUITTO_VARIABLE",
+    "Bridge",
+    "BrokerKind",
+    "RunningBroker",
+    "StartedKind",
+    "choose_broker",
+    "find_mosquitto",
+    "start_broker",
+]
 
-MOSQUITTO_VARIABLE = "SHARDWIRE_MOSQUITTO"
-"""Environment variable that names a mosquitto to use instead of the one on PATH."""
+StartedKind = Literal["mosquitto", "amqtt", "rabbitmq"]
+BrokerKind = Literal["auto", "mosquitto", "amqtt", "rabbitmq"]
 
 _LOOPBACK = "127.0.0.1"
-_START_SECONDS = 30.0
+_START_SECONDS: dict[StartedKind, float] = {"mosquitto": 30.0, "amqtt": 30.0, "rabbitmq": 90.0}
+_STOP_SECONDS = 5.0
+# It closes its database.
+_GRACE_SECONDS: dict[StartedKind, float] = {"rabbitmq": 20.0}
 _POLL_SECONDS = 0.02
 _PORT_TRIES = 5
 # A CONNECT of MQTT 3.1.1 (clean session, keep-alive 10 s, client id "probe"), a DISCONNECT, and the CONNACK in between.
 _CONNECT = bytes.fromhex("1011 0004 4d515454 04 02 000a 0005") + b"probe"
 _DISCONNECT = bytes.fromhex("e000")
 _CONNACK_ACCEPTED = bytes.fromhex("20020000")
-
-# Debian installs it where an ordinary user's PATH does not look.
-_MORE_FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/sbin")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,29 +66,26 @@ class RunningBroker:
     """
 
     url: str
-    kind: Literal["mosquitto", "amqtt"]
+    kind: StartedKind
     address: str
     port: int
     process: subprocess.Popen[bytes]
     log: Path
 
 
-def find_mosquitto() -> str | None:
-    """Return the path of the mosquitto to use, or None if there is none.
-
-    Raises:
-        FleetError: If the environment names one that is not there.
-    """
-    named = os.environ.get(MOSQUITTO_VARIABLE)
-    if named:
-        found = shutil.which(named)
-        if found is None:
-            raise FleetError(f"{MOSQUITTO_VARIABLE} is {named!r}, which is not a program: correct it or unset it")
-        return found
-    return shutil.which("mosquitto") or shutil.which("mosquitto", path=os.pathsep.join(_MORE_FOLDERS))
+def _launch_amqtt(site: BrokerSite) -> Launch:
+    # -P: a file called amqtt.py in the folder that we happen to be in is not the broker.
+    return Launch(command=(sys.executable, "-P", "-m", "host.amqtt", str(site.port)))
 
 
-def choose_broker(kind: BrokerKind = "auto") -> Literal["mosquitto", "amqtt"]:
+_LAUNCH: dict[StartedKind, Callable[[BrokerSite], Launch]] = {
+    "mosquitto": launch_mosquitto,
+    "amqtt": _launch_amqtt,
+    "rabbitmq": launch_rabbitmq,
+}
+
+
+def choose_broker(kind: BrokerKind = "auto") -> StartedKind:
     """Return which broker `start_broker` would start.
 
     Args:
@@ -91,7 +100,11 @@ def choose_broker(kind: BrokerKind = "auto") -> Literal["mosquitto", "amqtt"]:
     if kind in ("auto", "mosquitto") and find_mosquitto() is not None:
         return "mosquitto"
     if kind == "mosquitto":
-        raise FleetError("mosquitto is not on PATH: install it (apt-get install mosquitto) or use --broker auto")
+        raise FleetError(mosquitto.MISSING)
+    if kind == "rabbitmq":
+        if find_rabbitmq() is None:
+            raise FleetError(rabbitmq.MISSING)
+        return "rabbitmq"
     if importlib.util.find_spec("amqtt") is None:
         wanted = "no broker found" if kind == "auto" else "amqtt is not installed"
         raise FleetError(f"{wanted}: install mosquitto, or run pip install 'shardwire[broker]', or give --broker URL")
@@ -106,6 +119,7 @@ def start_broker(
     address: str = _LOOPBACK,
     port: int = 0,
     persistence: bool = False,
+    bridge: Bridge | None = None,
 ) -> Iterator[RunningBroker]:
     """Run a broker for the length of a `with` block.
 
@@ -115,89 +129,58 @@ def start_broker(
         address: IPv4 address of this machine; amqtt takes the loopback address only.
         port: TCP port; 0 for any free one.
         persistence: Keep retained messages and sessions in `folder` over a restart. amqtt cannot.
+        bridge: Joins it to another broker. mosquitto only.
 
     Yields:
         The broker, once it has accepted an MQTT connection.
 
     Raises:
-        FleetError: If the broker is not installed, or does not accept connections within 30 s.
+        FleetError: If the broker is not installed, or does not accept connections within 30 s
+            (RabbitMQ: 90 s), or cannot be what is asked for.
     """
     chosen = choose_broker(kind)
+    if bridge is not None and chosen != "mosquitto":
+        raise FleetError(f"{chosen} builds no bridges: install mosquitto (apt-get install mosquitto)")
     if chosen == "amqtt" and address != _LOOPBACK:
         raise FleetError(f"amqtt listens on {_LOOPBACK} only, not on {address}: install mosquitto")
     folder.mkdir(parents=True, exist_ok=True)
-    broker = _start(chosen, folder=folder.resolve(), address=address, port=port, persistence=persistence)
-    try:
+    site = BrokerSite(folder=folder.resolve(), address=address, port=port, persistence=persistence, bridge=bridge)
+    with _start(chosen, site) as broker:
         yield broker
-    finally:
-        stop_child(broker.process)
 
 
-def _start(
-    kind: Literal["mosquitto", "amqtt"], *, folder: Path, address: str, port: int, persistence: bool
-) -> RunningBroker:
+@contextlib.contextmanager
+def _start(kind: StartedKind, site: BrokerSite) -> Iterator[RunningBroker]:
     # Another process can take a free port between our look and the broker's bind: then look again.
-    tries = 1 if port else _PORT_TRIES
+    tries = 1 if site.port else _PORT_TRIES
     for attempt in range(1, tries + 1):
-        chosen_port = port or _free_port(address)
-        log = folder / f"{kind}.log"
-        log.write_bytes(b"")
-        command = (
-            _mosquitto_command(folder, address=address, port=chosen_port, persistence=persistence)
-            if kind == "mosquitto"
-            # -P: a file called amqtt.py in the folder that we happen to be in is not the broker.
-            else [sys.executable, "-P", "-m", "host.amqtt", str(chosen_port)]
-        )
-        process = start_child(command, log=log)
-        url = f"mqtt://{address}:{chosen_port}"
-        broker = RunningBroker(url=url, kind=kind, address=address, port=chosen_port, process=process, log=log)
-        try:
-            _await_connack(broker)
-        except FleetError:
-            stop_child(process)
-            if attempt == tries:
-                raise
-        except BaseException:
-            stop_child(process)
-            raise
-        else:
-            return broker
-    raise AssertionError("unreachable: the last try returns or raises")
+        with ExitStack() as stack:
+            try:
+                broker = _attempt(kind, replace(site, port=site.port or free_port(site.address)), stack)
+            except FleetError:
+                if attempt == tries:
+                    raise
+                continue
+            yield broker
+            return
 
 
-def _mosquitto_command(folder: Path, *, address: str, port: int, persistence: bool) -> list[str]:
-    lines = [
-        f"listener {port} {address}",
-        "allow_anonymous true",
-        # Without it a small message waits for the acknowledgement of the last one: 44 ms instead of 1 ms.
-        "set_tcp_nodelay true",
-        "max_queued_bytes 67108864",
-        "max_queued_messages 10000",
-        "log_dest stdout",
-        "log_type error",
-        "log_type warning",
-        f"persistence {'true' if persistence else 'false'}",
-    ]
-    if persistence:
-        lines += ["autosave_interval 30", f"persistence_location {folder}/"]
-    if os.geteuid() == 0:
-        # By default root becomes the user `mosquitto`, who cannot write here; and a process that changes its user
-        # no longer dies with its parent.
-        lines.append("user root")
-    configuration = folder / "mosquitto.conf"
-    configuration.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return [find_mosquitto() or "mosquitto", "-c", str(configuration)]
+def _attempt(kind: StartedKind, site: BrokerSite, stack: ExitStack) -> RunningBroker:
+    log = site.folder / f"{kind}.log"
+    log.write_bytes(b"")
+    launch = _LAUNCH[kind](site)
+    for command in launch.beside:
+        stack.enter_context(running_child(command, log=log, env=launch.env))
+    process = start_child(launch.command, log=log, env=launch.env)
+    stack.callback(stop_child, process, grace_seconds=_GRACE_SECONDS.get(kind, _STOP_SECONDS))
+    url = f"mqtt://{site.address}:{site.port}"
+    broker = RunningBroker(url=url, kind=kind, address=site.address, port=site.port, process=process, log=log)
+    _await_connack(broker, _START_SECONDS[kind])
+    return broker
 
 
-def _free_port(address: str) -> int:
-    with socket.socket() as probe:
-        probe.bind((address, 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _await_connack(broker: RunningBroker) -> None:
-    deadline = time.monotonic() + _START_SECONDS
+def _await_connack(broker: RunningBroker, patience_seconds: float) -> None:
+    deadline = time.monotonic() + patience_seconds
     while True:
         # Asked before the process is looked at: somebody else's broker on our port must not be taken for ours.
         accepted = _accepts(broker.address, broker.port)
@@ -212,7 +195,7 @@ def _await_connack(broker: RunningBroker) -> None:
         if time.monotonic() > deadline:
             raise FleetError(
                 f"{broker.kind} on {broker.address}:{broker.port} accepted no connection within "
-                f"{_START_SECONDS:.0f} s: {_last_line(broker.log)}"
+                f"{patience_seconds:.0f} s: {_last_line(broker.log)}"
             )
 
 

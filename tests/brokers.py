@@ -46,6 +46,13 @@ def persistent_mosquitto(broker_folder: Path) -> Iterator[RunningBroker]:
         yield running
 
 
+@pytest.fixture
+def rabbitmq_broker(broker_folder: Path) -> Iterator[RunningBroker]:
+    """RabbitMQ with its MQTT plugin; a machine without it is told what to install."""
+    with start_broker("rabbitmq", folder=broker_folder) as running:
+        yield running
+
+
 @pytest.fixture(params=["auto", "amqtt"])
 def any_broker(request: pytest.FixtureRequest, broker_folder: Path) -> Iterator[RunningBroker]:
     """Each kind of broker in turn; twice amqtt where there is no mosquitto."""

@@ -20,7 +20,15 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
 from host.amqtt import EXIT_CANNOT_LISTEN
-from host.broker import MOSQUITTO_VARIABLE, RunningBroker, choose_broker, find_mosquitto, start_broker
+from host.broker import (
+    MOSQUITTO_VARIABLE,
+    Bridge,
+    RunningBroker,
+    StartedKind,
+    choose_broker,
+    find_mosquitto,
+    start_broker,
+)
 from host.errors import FleetError
 from host.processes import start_child, stop_child
 
@@ -162,6 +170,42 @@ def test_a_mosquitto_that_was_asked_for_by_name_must_be_there(no_mosquitto: None
     )
 
 
+def test_a_machine_without_rabbitmq_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("host.rabbitmq._SCRIPTS", ())
+    with pytest.raises(FleetError) as refused:
+        choose_broker("rabbitmq")
+    assert str(refused.value) == (
+        "rabbitmq-server is not installed: apt-get install --no-install-recommends rabbitmq-server"
+    )
+
+
+@pytest.mark.slow
+def test_rabbitmq_runs_in_its_folder_and_leaves_no_process(tmp_path: Path) -> None:
+    with start_broker("rabbitmq", folder=tmp_path) as running, _peer(running, "a") as peer:
+        processes = [os.pidfd_open(pid) for pid in (running.process.pid, *_children(running.process.pid))]
+        peer.subscribe("run/#")
+        payload = os.urandom(1_000_000)
+        peer.client.publish("run/a", payload)
+        assert peer.next_message().payload == payload
+        assert (tmp_path / "home" / ".erlang.cookie").is_file()
+        mapper = _environment_of(running.process.pid)["ERL_EPMD_PORT"]
+        assert not _is_closed(int(mapper))
+    for process in processes:
+        assert _ends(process)
+    assert _is_closed(running.port)
+    assert _is_closed(int(mapper)), "the port mapper is gone too"
+
+
+@pytest.mark.parametrize("kind", ["amqtt", "rabbitmq"])
+def test_only_mosquitto_builds_bridges(kind: StartedKind, tmp_path: Path) -> None:
+    bridge = Bridge(address="127.0.0.1", port=1)
+    with (
+        pytest.raises(FleetError, match=rf"^{kind} builds no bridges: install mosquitto"),
+        start_broker(kind, folder=tmp_path, bridge=bridge),
+    ):
+        pytest.fail("it started")
+
+
 def test_a_wrong_environment_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(MOSQUITTO_VARIABLE, "/nowhere/mosquitto")
     with pytest.raises(FleetError) as refused:
@@ -203,7 +247,7 @@ def test_a_child_whose_program_is_not_there_says_so(tmp_path: Path) -> None:
 def no_mosquitto(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv(MOSQUITTO_VARIABLE, raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr("host.broker._MORE_FOLDERS", ())
+    monkeypatch.setattr("host.mosquitto._MORE_FOLDERS", ())
 
 
 def _is_closed(port: int) -> bool:
@@ -217,6 +261,15 @@ def _ends(process: int) -> bool:
         return bool(select.select([process], [], [], _PATIENCE_SECONDS)[0])
     finally:
         os.close(process)
+
+
+def _children(process: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
+def _environment_of(process: int) -> dict[str, str]:
+    entries = Path(f"/proc/{process}/environ").read_bytes().decode().split("\0")
+    return dict(entry.split("=", 1) for entry in entries if "=" in entry)
 
 
 def _fifo(folder: Path) -> Path:

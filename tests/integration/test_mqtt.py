@@ -4,17 +4,22 @@ import hashlib
 import queue
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
+from edge.dial import MAX_QUEUED_MESSAGES
 from edge.errors import FormatError, TransportError
-from edge.mqtt import MAX_QUEUED_MESSAGES, MqttTransport
+from edge.formats.message import Heartbeat, Session, encode_message
+from edge.formats.topics import Topics
+from edge.mqtt import MqttTransport
 from edge.transport import Channel, Connected, Disconnected, Publication, Received, Subscribed, TransportEvent
 from host.broker import RunningBroker, start_broker
+from tests.tcp_relay import TcpRelay, relay_to
 
 _T = TypeVar("_T")
 
@@ -49,6 +54,17 @@ class Node:
             event = self.events.get(timeout=15)
             if isinstance(event, kind) and all(getattr(event, name) == value for name, value in fields.items()):
                 return event
+
+    def told(self, kind: type[_T], doing: Callable[[], object], **fields: Any) -> _T:
+        """Do something again and again until an event comes."""
+        end = time.monotonic() + 15
+        while time.monotonic() < end:
+            doing()
+            with suppress(queue.Empty):
+                event = self.events.get(timeout=0.05)
+                if isinstance(event, kind) and all(getattr(event, name) == value for name, value in fields.items()):
+                    return event
+        raise AssertionError(f"no {kind.__name__} with {fields}")
 
 
 @contextmanager
@@ -197,6 +213,126 @@ def test_a_broker_that_wants_a_password_refuses_in_one_line(tmp_path: Path) -> N
 def test_names_that_are_not_allowed_never_reach_a_broker(fleet: str, node: str) -> None:
     with pytest.raises(FormatError, match="is not allowed"):
         MqttTransport("mqtt://h", fleet=fleet, node=node, on_event=lambda _event: None)
+
+
+@pytest.fixture
+def relays(broker_folder: Path) -> Iterator[list[TcpRelay]]:
+    """Two brokers, each behind a relay that can fall silent."""
+    with ExitStack() as stack:
+        brokers = [stack.enter_context(start_broker("auto", folder=broker_folder / name)) for name in ("one", "two")]
+        yield [stack.enter_context(relay_to(running.port)) for running in brokers]
+
+
+def both(relays: list[TcpRelay]) -> str:
+    return ",".join(relay.url for relay in relays)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("channel", list(Channel))
+def test_a_link_that_was_cut_without_a_word_is_found(relays: list[TcpRelay], channel: Channel) -> None:
+    with nodes(relays[0].url, "a", "b") as (a, b):
+        a.listen(channel, "t/x")
+        relays[0].silence()
+        gone = a.await_event(Disconnected, channel=channel)
+        assert gone.reason == "no sign of life from the broker"
+        relays[0].heal()
+        a.await_event(Connected, channel=channel)
+        b.await_event(Connected, channel=channel, connect=2)
+        a.listen(channel, "t/x")
+        assert b.say(channel, "t/x", b"here", qos=1)
+        assert a.await_event(Received).payload == b"here"
+
+
+@pytest.mark.slow
+def test_when_only_one_link_falls_silent_only_that_one_is_made_again(broker: RunningBroker) -> None:
+    with relay_to(broker.port) as relay:
+        node = Node(relay.url, "a").start()
+        try:
+            relay.silence(0)
+            first = node.await_event(Disconnected)
+            node.await_event(Connected, channel=first.channel, connect=2)
+            others = [channel for channel in Channel if channel is not first.channel]
+            assert all(node.transport.connected(channel) for channel in others)
+        finally:
+            node.transport.close()
+
+
+def test_a_broker_that_is_gone_is_left_for_the_next_by_both_connections(relays: list[TcpRelay]) -> None:
+    with nodes(both(relays), "a") as (a,), nodes(relays[1].url, "b") as (b,):
+        b.listen(Channel.DATA, "t/x")
+        assert a.say(Channel.DATA, "t/x", b"lost")
+        relays[0].close()
+        a.await_event(Disconnected, channel=Channel.CONTROL)
+        a.await_event(Connected, channel=Channel.DATA, connect=2)
+        while not a.say(Channel.DATA, "t/x", b"here"):
+            a.await_event(Connected)
+        assert b.await_event(Received).payload == b"here"
+
+
+def test_a_dead_first_broker_does_not_keep_a_node_from_the_second(broker: RunningBroker) -> None:
+    with nodes(f"mqtt://127.0.0.1:1,{broker.url}", "a") as (a,):
+        assert a.say(Channel.DATA, "t/x", b"here")
+
+
+def beat(broker_place: int) -> bytes:
+    session = Session(boot=1, connect=1)
+    return encode_message(
+        Heartbeat(
+            node="hub",
+            session=session,
+            frames_done=0,
+            oldest_queued_seconds=0.0,
+            data_up=True,
+            broker=broker_place,
+        )
+    )
+
+
+_BEAT = Topics(fleet="default").coordinator_heartbeat()
+
+
+def test_the_coordinator_names_the_broker_to_use(relays: list[TcpRelay]) -> None:
+    with nodes(relays[0].url, "hub") as (hub,), nodes(both(relays), "a") as (a,):
+
+        def name_the_other() -> None:
+            for odd in (b"nonsense", beat(7), beat(-1)):
+                hub.say(Channel.CONTROL, _BEAT, odd)
+            hub.say(Channel.CONTROL, _BEAT, beat(1), qos=1)
+
+        a.told(Disconnected, name_the_other, reason="another broker is to be used")
+        a.await_event(Disconnected, reason="another broker is to be used")
+        with nodes(relays[1].url, "b") as (b,):
+            b.listen(Channel.DATA, "t/x")
+            while not a.say(Channel.DATA, "t/x", b"here"):
+                a.await_event(Connected)
+            assert b.await_event(Received).payload == b"here"
+
+
+def test_a_node_that_hears_no_coordinator_finds_it_at_another_broker(
+    relays: list[TcpRelay], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge.broker_choice.UNHEARD_SECONDS", 0.5)
+    monkeypatch.setattr("edge.broker_list._SPREAD_SECONDS", 0.0)
+    with nodes(relays[1].url, "hub") as (hub,), nodes(both(relays), "a") as (a,):
+        a.told(Connected, lambda: hub.say(Channel.CONTROL, _BEAT, beat(1)), connect=2)
+        a.await_event(Connected, connect=2)
+
+
+def test_a_broker_that_takes_a_connection_and_never_answers_is_told_as_such() -> None:
+    with played_broker(b"") as url:
+        node = Node(url, "a")
+        node.transport.start()
+        try:
+            with pytest.raises(TransportError, match=rf"^no broker at {url}: no answer"):
+                node.transport.wait_connected(0.5)
+        finally:
+            node.transport.close()
+
+
+@pytest.mark.slow
+def test_a_broker_that_never_answers_is_left_for_the_next(broker: RunningBroker) -> None:
+    with played_broker(b"") as url, nodes(f"{url},{broker.url}", "a") as (a,):
+        assert a.say(Channel.DATA, "t/x", b"here")
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import pytest
 
 from edge.errors import TransportError
-from edge.mqtt_url import BrokerAddress, parse_broker_url
+from edge.mqtt_url import BrokerAddress, parse_broker_url, parse_broker_urls, shown_brokers
 from edge.transport import (
     Channel,
     Connected,
@@ -154,3 +154,23 @@ def test_a_password_is_never_shown() -> None:
     with pytest.raises(TransportError) as caught:
         parse_broker_url("mqtt://me:secret@h/x")
     assert "secret" not in str(caught.value)
+
+
+def test_a_list_of_brokers_keeps_its_order_and_shows_no_password() -> None:
+    urls = "mqtt://me:a%2Cb@one, mqtts://two:5"
+    assert [address.host for address in parse_broker_urls(urls)] == ["one", "two"]
+    assert parse_broker_urls(urls)[0].password == "a,b"  # noqa: S105 - no secret
+    assert shown_brokers(urls) == "mqtt://one:1883,mqtts://two:5"
+
+
+@pytest.mark.parametrize(
+    ("urls", "text"),
+    [
+        ("mqtt://h,", "'' is no broker address: it starts with neither mqtt:// nor mqtts://; "),
+        ("mqtt://h,mqtt://me@h:1883", "broker mqtt://h:1883 is given twice: name each broker once"),
+    ],
+)
+def test_a_list_with_a_hole_or_a_broker_twice_is_refused(urls: str, text: str) -> None:
+    with pytest.raises(TransportError) as caught:
+        parse_broker_urls(urls)
+    assert str(caught.value).startswith(text)
