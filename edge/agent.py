@@ -7,6 +7,7 @@ The session decides everything (`edge.protocol.session`); the threads here only 
 
 import logging
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from edge.formats.message import Session
 from edge.formats.topics import Topics
 from edge.inbox import Inbox
 from edge.mqtt import MqttTransport
-from edge.mqtt_url import parse_broker_url
+from edge.mqtt_url import shown_brokers
 from edge.protocol.effects import (
     AgentEvent,
     AnswerFetch,
@@ -43,10 +44,13 @@ from edge.protocol.effects import (
     Stop,
     Subscribe,
     Tick,
+    Unsubscribe,
 )
 from edge.protocol.fetch import KeepBlock
+from edge.protocol.marks import ForgetDeaths, SaveMarks
+from edge.protocol.on_disk import OnDisk
 from edge.protocol.presence import AgentIdentity, state_publication
-from edge.protocol.session import AgentSession, OnDisk
+from edge.protocol.session import AgentSession
 from edge.state import StateFolder
 from edge.store import BlobStore
 from edge.transport import Channel, Publication, Received
@@ -54,6 +58,9 @@ from edge.transport import Channel, Publication, Received
 _log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.25
+THREAD_SWITCH_SECONDS = 0.0005
+"""Python's own 5 ms would let a stage that is being loaded hold up every step of a frame for that long."""
+
 _LOG_LINES_A_SECOND = 5
 _STOP_SECONDS = 0.5
 _LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -79,6 +86,7 @@ class AgentSettings:
         mode: how stages are run here whatever the deployment says; None leaves it to the deployment.
         connect_timeout_seconds: how long the first connection may take.
         door: socket for clients on this machine; None for no door.
+        fetch_bytes_per_second: most bytes of blobs while it serves; None for a part of its link.
     """
 
     identity: AgentIdentity
@@ -88,6 +96,7 @@ class AgentSettings:
     mode: Literal["default", "exact"] | None
     connect_timeout_seconds: float
     door: Path | None = None
+    fetch_bytes_per_second: float | None = None
 
 
 class Agent:
@@ -112,8 +121,11 @@ class Agent:
             free_disk_bytes=store.free_bytes,
             poisoned=state.poisoned(),
             speed=state.speed(),
+            marks=state.marks(),
+            deaths=state.deaths(),
+            partial=store.partial(),
         )
-        self._session = AgentSession(me, disk)
+        self._session = AgentSession(me, disk, fetch_bytes_per_second=settings.fetch_bytes_per_second)
         topics = Topics(fleet=me.fleet)
         self._transport = MqttTransport(
             settings.broker_url,
@@ -125,7 +137,12 @@ class Agent:
         stages = StageTable()
         put = self._inbox.put
         self._compute = Compute(
-            relay=self._session.relay, stages=stages, state=state, transport=self._transport, put=put
+            relay=self._session.relay,
+            stages=stages,
+            state=state,
+            transport=self._transport,
+            put=put,
+            dropped=lambda: self._inbox.dropped,
         )
         self._disk = Disk(store=store, state=state, transport=self._transport, put=put)
         self._loader = Loader(
@@ -134,6 +151,7 @@ class Agent:
             threads=settings.threads,
             providers=settings.providers,
             mode=settings.mode,
+            state=state,
             put=put,
         )
         self._bench = self._make_bench(topics, store)
@@ -150,6 +168,7 @@ class Agent:
         carriers: dict[type[Any], Callable[[Any], object]] = {
             Publication: self._transport.publish,
             Subscribe: lambda effect: self._transport.subscribe(effect.channel, effect.filter),
+            Unsubscribe: lambda effect: self._transport.unsubscribe(effect.channel, effect.filter),
             RunFrame: self._compute.do,
             CloseStage: self._compute.do,
             LoadStage: self._loader.do,
@@ -158,8 +177,9 @@ class Agent:
             Log: lambda effect: self._log_line(_LEVELS[effect.level], effect.text),
             Stop: lambda effect: self._inbox.put(_Quit(exit_code=EXIT_STOPPED, reason=effect.reason)),
         }
+        saves = (SaveServing, SaveSpeed, SaveMarks, ForgetDeaths)
         return carriers | dict.fromkeys(
-            (BeginBlob, KeepBlock, ReadManifest, CollectBlobs, AnswerFetch, SaveServing, SaveSpeed), self._disk.do
+            (BeginBlob, KeepBlock, ReadManifest, CollectBlobs, AnswerFetch, *saves), self._disk.do
         )
 
     def _make_bench(self, topics: Topics, store: BlobStore) -> BenchThread:
@@ -192,6 +212,7 @@ class Agent:
         for number, code in ((signal.SIGTERM, EXIT_OK), (signal.SIGINT, EXIT_INTERRUPTED)):
             signal.signal(number, self._quit_on_signal(code))
         try:
+            sys.setswitchinterval(THREAD_SWITCH_SECONDS)
             for worker in (self._compute, self._disk, self._loader, self._bench):
                 worker.start()
             self._carry_out(self._session.start(time.monotonic()))
@@ -229,7 +250,7 @@ class Agent:
                     self._transport.wait_connected(0.0)
 
     def _broker_shown(self) -> str:
-        return parse_broker_url(self._settings.broker_url).shown
+        return shown_brokers(self._settings.broker_url)
 
     def _handle(self, event: AgentEvent, now: float) -> None:
         try:
@@ -261,5 +282,4 @@ class Agent:
         self._disk.stop(_STOP_SECONDS)
         self._loader.stop(0.0)
         self._bench.stop(0.0)
-        # Whatever still runs was not what killed us.
-        self._state.leave()
+        self._state.rest()

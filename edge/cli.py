@@ -57,7 +57,10 @@ def _parser() -> argparse.ArgumentParser:
         prog="shardwire-agent", description="Runs shards of neural networks on this device, over MQTT."
     )
     parser.add_argument(
-        "--broker", required=True, metavar="URL", help="mqtt://[user:password@]host[:port], or mqtts://"
+        "--broker",
+        required=True,
+        metavar="URL",
+        help="mqtt://[user:password@]host[:port], or mqtts://; several, separated by commas, are tried in this order",
     )
     parser.add_argument("--name", required=True, help="name of this device in its fleet: a-z, 0-9 and '-'")
     parser.add_argument("--profile", help="profile id, or a path to a .toml file; guessed when not given")
@@ -69,6 +72,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--memory-limit", type=_positive, metavar="BYTES", help="most memory that stages may take")
     parser.add_argument("--disk-limit", type=_positive, metavar="BYTES", help="most disk that blobs may take")
+    parser.add_argument(
+        "--fetch-rate",
+        type=_positive,
+        metavar="BYTES",
+        help="most bytes of blobs a second while it serves (default: a quarter of its link)",
+    )
     parser.add_argument(
         "--connect-timeout", type=_seconds, default=30.0, metavar="SECONDS", help="default: %(default)s"
     )
@@ -111,6 +120,7 @@ def _run(options: argparse.Namespace) -> int:
             mode=options.mode,
             connect_timeout_seconds=options.connect_timeout,
             door=options.door,
+            fetch_bytes_per_second=options.fetch_rate,
         )
         return Agent(settings, store=store, state=state).run()
 

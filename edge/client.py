@@ -6,7 +6,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Generator, Iterable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -157,7 +157,13 @@ class Client:
 
     # ---------------------------------------------------------------------------------------------------- requests
     def submit(
-        self, name: str, inputs: Mapping[str, Array], *, deadline_seconds: float = 30.0, observe: bool = False
+        self,
+        name: str,
+        inputs: Mapping[str, Array],
+        *,
+        deadline_seconds: float = 30.0,
+        observe: bool = False,
+        request_id: str | None = None,
     ) -> "Future[InferenceResult]":
         """Accept a request; it has exactly one outcome.
 
@@ -166,6 +172,7 @@ class Client:
             inputs: every input of the model by name; copied.
             deadline_seconds: after which the outcome is `DeadlineExceeded`.
             observe: let every stage tell this client when a frame arrives, for times of each hop by one clock.
+            request_id: of a request that an earlier life of this client accepted; a new one by default.
 
         Returns:
             The outcome: a result, or a `RequestError`. `cancel()` on it forgets the request.
@@ -175,20 +182,8 @@ class Client:
             UnknownDeployment: nothing serves under this name.
             TransportError: the client is closed.
         """
-        if self._closed:
-            raise TransportError("the client is closed")
-        if not 0 < deadline_seconds <= MAX_DEADLINE_SECONDS:
-            raise InvalidInput(f"deadline of {deadline_seconds:g} s is not within 0 and {MAX_DEADLINE_SECONDS:g} s")
-        route = self._loop.routes.get(name)
-        if route is None:
-            check_name(name, what="deployment name")
-            route = self._await_route(name, min(_ROUTE_SECONDS, deadline_seconds))
-        if fault := self._no_door(route.deployment):
-            raise InvalidInput(fault)
-        arrays = {key: np.array(value, order="C") for key, value in inputs.items()}
-        if problem := check_inputs(arrays, route.manifest.inputs):
-            raise InvalidInput(problem)
-        request_id = uuid.uuid4().hex
+        arrays = self.check(name, inputs, deadline_seconds=deadline_seconds)
+        request_id = request_id or uuid.uuid4().hex
         future: Future[InferenceResult] = Future()
         request = Submit(
             request_id=request_id,
@@ -205,6 +200,27 @@ class Client:
             self._loop.events.put(request)
         future.add_done_callback(lambda done: self._forget(request_id) if done.cancelled() else None)
         return future
+
+    def check(self, name: str, inputs: Mapping[str, Array], *, deadline_seconds: float) -> dict[str, Array]:
+        """Return copies of the inputs of a request that could be submitted now.
+
+        Raises:
+            InvalidInput, UnknownDeployment, TransportError: it could not, see `submit`.
+        """
+        if self._closed:
+            raise TransportError("the client is closed")
+        if not 0 < deadline_seconds <= MAX_DEADLINE_SECONDS:
+            raise InvalidInput(f"deadline of {deadline_seconds:g} s is not within 0 and {MAX_DEADLINE_SECONDS:g} s")
+        route = self._loop.routes.get(name)
+        if route is None:
+            check_name(name, what="deployment name")
+            route = self._await_route(name, min(_ROUTE_SECONDS, deadline_seconds))
+        if fault := self._no_door(route.deployment):
+            raise InvalidInput(fault)
+        arrays = {key: np.array(value, order="C") for key, value in inputs.items()}
+        if problem := check_inputs(arrays, route.manifest.inputs):
+            raise InvalidInput(problem)
+        return arrays
 
     def _no_door(self, deployment: Deployment) -> str:
         """Say which device inputs would have to go to through the broker, where this client has doors; else nothing."""
@@ -239,20 +255,32 @@ class Client:
         window: int = 4,
         deadline_seconds: float = 30.0,
         observe: bool = False,
+        ordered: bool = True,
     ) -> Generator[InferenceResult]:
-        """Keep `window` requests in flight and yield their results in order.
+        """Keep `window` requests in flight and yield their results, in order unless `ordered` is false.
+
+        In order one slow request holds back the results after it, which are there by then.
 
         Raises:
             RequestError: a request has no result; those after it are cancelled.
         """
         waiting: deque[Future[InferenceResult]] = deque()
+
+        def next_done() -> Future[InferenceResult]:
+            if not ordered:
+                done = wait(waiting, return_when=FIRST_COMPLETED).done
+                first = next(future for future in waiting if future in done)
+                waiting.remove(first)
+                return first
+            return waiting.popleft()
+
         try:
             for inputs in requests:
                 waiting.append(self.submit(name, inputs, deadline_seconds=deadline_seconds, observe=observe))
                 if len(waiting) >= window:
-                    yield waiting.popleft().result()
+                    yield next_done().result()
             while waiting:
-                yield waiting.popleft().result()
+                yield next_done().result()
         finally:
             for future in waiting:
                 future.cancel()

@@ -1,6 +1,7 @@
 """The thread of `edge.client`: carries out what `edge.protocol.requests` and `edge.protocol.catalogue` decide."""
 
 import itertools
+import logging
 import random
 import secrets
 import threading
@@ -14,17 +15,28 @@ from typing import Any
 from edge.door import DoorLine
 from edge.errors import Cancelled, RequestError, ShardwireError
 from edge.formats.frame import decode_frame, encode_frame
-from edge.formats.message import Block, Hello, Session, Taken, decode_message, encode_message
+from edge.formats.message import Block, Hello, Session, State, Taken, decode_message, encode_message
 from edge.formats.packet import Reassembler, split
-from edge.formats.plan import decode_deployment
+from edge.formats.plan import Deployment, decode_deployment
 from edge.formats.tensor import Array
 from edge.formats.topics import Topics
 from edge.inbox import Inbox
-from edge.protocol.catalogue import Catalogue, CatalogueAction, Removed
+from edge.protocol.catalogue import Catalogue, CatalogueAction, Removed, TrialEnded, Tried, Unusable
 from edge.protocol.fetch import AskBlock
 from edge.protocol.needs import frame_limit_bytes
-from edge.protocol.requests import InferenceResult, RequestAction, Requests, Route, SendRequest
-from edge.transport import Channel, Connected, Publication, Received, Subscribed, Transport
+from edge.protocol.requests import InferenceResult, RequestAction, Requests, Route, SendRequest, Settle
+from edge.transport import (
+    Channel,
+    Connected,
+    Disconnected,
+    Publication,
+    Received,
+    Subscribed,
+    Transport,
+    TransportEvent,
+)
+
+_log = logging.getLogger(__name__)
 
 _TICK_SECONDS = 0.25
 _IDLE_SECONDS = 60.0
@@ -84,17 +96,18 @@ class ClientLoop:
         self._name = name
         self._topics = Topics(fleet=fleet)
         self.catalogue = Catalogue(reply_to=self._topics.blocks(name))
-        self._requests = Requests(topics=self._topics, client=name, draw=random.random)
+        self._requests = Requests(topics=self._topics, client=name, draw=random.random, connected=False)
         self._reassembler = Reassembler(limit_bytes=_LEAST_FRAME_LIMIT_BYTES)
         self._session = Session(boot=secrets.randbits(31), connect=1)
         self._sequence = itertools.count()
         self._futures: dict[str, Future[InferenceResult]] = {}
-        self._can_receive = False
+        self._watched: frozenset[str] = frozenset()
         self._transport: Transport | None = None
         self._doors = {device: DoorLine(path) for device, path in doors.items()}
         self._thread = threading.Thread(target=self._run, name="shardwire-client", daemon=True)
         self._steps: dict[type[Any], Callable[[Any, float], None]] = {
             Connected: self._connected,
+            Disconnected: self._disconnected,
             Subscribed: self._subscribed,
             Received: self._received,
             Submit: self._submit,
@@ -116,7 +129,8 @@ class ClientLoop:
 
     def say_hello(self) -> None:
         """Ask every node to say again what it knows."""
-        self._publish(Channel.CONTROL, self._topics.hello(), encode_message(Hello(node=self._name)), qos=1)
+        hello = Hello(node=self._name, role="client")
+        self._publish(Channel.CONTROL, self._topics.hello(), encode_message(hello), qos=1)
 
     def _run(self) -> None:
         while True:
@@ -127,33 +141,47 @@ class ClientLoop:
             event = self.events.get(max(0.0, wake - now))
             if isinstance(event, Close):
                 break
-            now = time.monotonic()
-            step = self._steps.get(type(event))
-            if step is not None:
-                step(event, now)
-            if now >= self._requests.next_wake():
-                self._act(self._requests.tick(now))
-            if self.catalogue.fetching:
-                self._follow(self.catalogue.tick(now), now)
+            try:
+                self._take(event, time.monotonic())
+            except Exception:  # noqa: BLE001 - without this thread no request would ever have an outcome
+                _log.exception("dropped: %s", type(event).__name__)
         for request_id in tuple(self._futures):
             self._settle(request_id, Cancelled("the client was closed"))
 
+    def _take(self, event: ClientEvent | TransportEvent | None, now: float) -> None:
+        step = self._steps.get(type(event))
+        if step is not None:
+            step(event, now)
+        if now >= self._requests.next_wake():
+            self._act(self._requests.tick(now))
+        if self.catalogue.fetching:
+            self._follow(self.catalogue.tick(now), now)
+
     # -------------------------------------------------------------------------------------------------------- steps
-    def _connected(self, event: Connected, _now: float) -> None:
+    def _connected(self, event: Connected, now: float) -> None:
         if event.channel is Channel.DATA:
-            self._can_receive = False
+            self._requests.disconnected()
             topics = self._topics
             for filter in (topics.ack(self._name), topics.blocks(self._name), topics.result(self._name)):
                 self._subscribe(Channel.DATA, filter)
         else:
             # Also those without a route: they were removed and may come back, or were asked for while this was down.
             for name in self.catalogue.wanted:
-                self._subscribe(Channel.CONTROL, self._topics.serving(name))
+                # A trial that ended meanwhile leaves nothing behind that would say so.
+                self._try_out(name, None, now)
+                self._follow_deployment(name)
+            self._watched = frozenset()
+            self._watch()
+
+    def _disconnected(self, event: Disconnected, _now: float) -> None:
+        if event.channel is Channel.DATA:
+            self._requests.disconnected()
+            self.catalogue.paused()
 
     def _subscribed(self, event: Subscribed, now: float) -> None:
         # The last of the three: before it nothing is sent, as the answer would be lost.
         if event.filter == self._topics.result(self._name):
-            self._can_receive = True
+            self._follow(self.catalogue.resumed(now), now)
             self._act(self._requests.reconnected(now))
 
     def _received(self, event: Received, now: float) -> None:
@@ -172,6 +200,10 @@ class ClientLoop:
                 self._follow(self.catalogue.block(decode_message(event.payload, Block), now), now)
             elif levels[0] == "deployment" and levels[2:] == ("serving",):
                 self._serving(levels[1], event.payload, now)
+            elif levels[0] == "deployment" and levels[2:] == ("canary",):
+                self._canary(levels[1], event.payload, now)
+            elif levels[0] == "device" and levels[2:] == ("state",) and levels[1] in self._watched:
+                self._state(levels[1], event.payload, now)
         except ShardwireError:
             # Malformed: whoever sent it, the request it may have been for is sent again in time.
             return
@@ -182,6 +214,22 @@ class ClientLoop:
             with self.changed:
                 actions = self.catalogue.seen(deployment, now)
             self._follow(actions, now)
+
+    def _canary(self, name: str, payload: bytes, now: float) -> None:
+        canary = decode_deployment(payload) if payload else None
+        if canary is None or canary.name == name:
+            self._try_out(name, canary, now)
+
+    def _try_out(self, name: str, canary: Deployment | None, now: float) -> None:
+        with self.changed:
+            actions = self.catalogue.tried(name, canary, now)
+        self._follow(actions, now)
+
+    def _state(self, device: str, payload: bytes, now: float) -> None:
+        # An empty value is of a device that is to be forgotten: it says nothing of whether it is there.
+        state = decode_message(payload, State) if payload else None
+        if state is not None and state.node == device:
+            self._act(self._requests.state(state, now))
 
     def _submit(self, event: Submit, now: float) -> None:
         self._futures[event.request_id] = event.future
@@ -200,25 +248,41 @@ class ClientLoop:
         self._act(self._requests.cancel(event.request_id, now))
 
     def _want(self, event: Want, now: float) -> None:
-        self._subscribe(Channel.CONTROL, self._topics.serving(event.name))
+        self._follow_deployment(event.name)
         self._follow(self.catalogue.want(event.name, now), now)
+
+    def _follow_deployment(self, name: str) -> None:
+        for topic in (self._topics.serving(name), self._topics.canary(name)):
+            self._subscribe(Channel.CONTROL, topic)
+
+    def _watch(self) -> None:
+        """Hear the states of those devices that requests go through, and of no other."""
+        wanted = self._requests.watching()
+        for device in sorted(wanted - self._watched):
+            self._subscribe(Channel.CONTROL, self._topics.state(device))
+        for device in sorted(self._watched - wanted):
+            if self._transport is not None:
+                self._transport.unsubscribe(Channel.CONTROL, self._topics.state(device))
+        self._watched = wanted
 
     # -------------------------------------------------------------------------------------------------- carrying out
     def _act(self, actions: Iterable[RequestAction]) -> None:
         for action in actions:
             if isinstance(action, SendRequest):
                 self._send(action)
-            else:
+            elif isinstance(action, Settle):
                 self._settle(action.request_id, action.outcome)
+            else:
+                # A new subscription brings the retained value again.
+                self._subscribe(Channel.CONTROL, self._topics.serving(action.name))
 
     def _send(self, action: SendRequest) -> None:
-        if self._can_receive:
-            frame = encode_frame(action.header, action.tensors)
-            for packet in split(frame, sender=self._name, session=self._session, sequence=next(self._sequence)):
-                if not self._doors:
-                    self._publish(Channel.DATA, action.topic, packet)
-                elif not self._through_door(action.topic, packet):
-                    break
+        frame = encode_frame(action.header, action.tensors)
+        for packet in split(frame, sender=self._name, session=self._session, sequence=next(self._sequence)):
+            if not self._doors:
+                self._publish(Channel.DATA, action.topic, packet)
+            elif not self._through_door(action.topic, packet):
+                break
 
     def _through_door(self, topic: str, packet: bytes) -> bool:
         """Hand a packet to the agent on this machine; whoever has doors sends no input through the broker."""
@@ -240,19 +304,32 @@ class ClientLoop:
             if isinstance(action, AskBlock):
                 self._publish(Channel.DATA, self._topics.fetch(action.holder), encode_message(action.request))
                 continue
+            if isinstance(action, Tried):
+                self._fit_limit(action.route)
+                self._act(self._requests.set_canary(action.route, now))
+            elif isinstance(action, TrialEnded):
+                self._act(self._requests.end_canary(action.name, now))
+            else:
+                self._route_changed(action, now)
+        self._watch()
+
+    def _route_changed(self, action: Route | Removed | Unusable, now: float) -> None:
+        if isinstance(action, Route):
+            self._fit_limit(action)
+            self._act(self._requests.set_route(action, now))
+        with self.changed:
             if isinstance(action, Route):
-                limit = frame_limit_bytes(action.manifest, action.manifest.cut_before(len(action.manifest.shards)))
-                self._reassembler.limit_bytes = max(self._reassembler.limit_bytes, limit)
-                self._act(self._requests.set_route(action, now))
-            with self.changed:
-                if isinstance(action, Route):
-                    self.routes[action.deployment.name] = action
-                elif isinstance(action, Removed):
-                    self._requests.remove_route(action.name)
-                    self.routes.pop(action.name, None)
-                else:
-                    self.faults[action.name] = action.error
-                self.changed.notify_all()
+                self.routes[action.deployment.name] = action
+            elif isinstance(action, Removed):
+                self._requests.remove_route(action.name)
+                self.routes.pop(action.name, None)
+            else:
+                self.faults[action.name] = action.error
+            self.changed.notify_all()
+
+    def _fit_limit(self, route: Route) -> None:
+        limit = frame_limit_bytes(route.manifest, route.manifest.cut_before(len(route.manifest.shards)))
+        self._reassembler.limit_bytes = max(self._reassembler.limit_bytes, limit)
 
     def _publish(self, channel: Channel, topic: str, payload: bytes, *, qos: int = 0) -> None:
         if self._transport is not None:

@@ -6,8 +6,11 @@
     boot.json              how often an agent started here
     serving-<name>.json    newest serving plan of each deployment, or its tombstone
     speed.json             what was measured of this device
-    running                the request that is being run right now
+    running                the request that is being run right now, and of which epoch
+    loading                the epoch that is being loaded right now
     poison.json            requests that were being run when the agent died
+    deaths.json            how often the agent died while it loaded or ran an epoch
+    marks.json             what no message can set back, see `edge.protocol.marks`
 """
 
 import contextlib
@@ -27,14 +30,17 @@ from edge.errors import FormatError, StoreError
 from edge.formats.message import Speed, check_speed
 from edge.formats.plan import MAX_DEPLOYMENT_BYTES, Deployment, decode_deployment, encode_deployment
 from edge.formats.topics import check_name
+from edge.protocol.marks import Marks
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 _SLOT_BYTES = 256
 _MAX_POISON = 64
+_MAX_DEATHS = 64
 _MAX_FILE_BYTES = 64 * 1024
 MAX_SPEED_BYTES = 8 * 1024 * 1024
+MAX_MARKS_BYTES = 1024 * 1024
 
 
 class _Boot(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +49,16 @@ class _Boot(msgspec.Struct, frozen=True, kw_only=True):
 
 class _Poison(msgspec.Struct, frozen=True, kw_only=True):
     request_ids: tuple[str, ...] = ()
+
+
+class _Death(msgspec.Struct, frozen=True, kw_only=True):
+    deployment: str
+    epoch: str
+    times: int
+
+
+class _Deaths(msgspec.Struct, frozen=True, kw_only=True):
+    epochs: tuple[_Death, ...] = ()
 
 
 class StateFolder:
@@ -55,14 +71,16 @@ class StateFolder:
             StoreError: it cannot be used, or another agent uses it.
         """
         self._folder = folder
+        self._rests = False
         with contextlib.ExitStack() as undo:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
                 self._lock = undo.enter_context((folder / "lock").open("wb"))
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                self._slot = _open_slot(folder / "running")
+                self._slot = undo.enter_context(_open_slot(folder / "running"))
+                self._loading = undo.enter_context(_open_slot(folder / "loading"))
             except BlockingIOError as error:
-                raise StoreError(f"{folder} is in use by another agent: give each its own --folder") from error
+                raise StoreError(f"{folder} is in use by another process: give each its own --folder") from error
             except OSError as error:
                 raise StoreError(f"{folder} cannot be used: {error.strerror}") from error
             undo.pop_all()
@@ -130,28 +148,92 @@ class StateFolder:
     def poisoned(self) -> frozenset[str]:
         """Return the requests that were being run when an agent died here, and remember them."""
         known = self._read(self._folder / "poison.json", _Poison) or _Poison()
-        died = bytes(self._slot[:_SLOT_BYTES]).rstrip(b"\0").decode(errors="replace")
+        died = _read_slot(self._slot)[0]
         if died and died not in known.request_ids:
             known = _Poison(request_ids=(*known.request_ids, died)[-_MAX_POISON:])
             self._replace(self._folder / "poison.json", msgspec.json.encode(known))
+        self._note_death(_read_slot(self._slot)[1:])
         self.leave()
         return frozenset(known.request_ids)
 
-    def enter(self, request_id: str) -> None:
+    def deaths(self) -> dict[tuple[str, str], int]:
+        """Return how often the agent died while it loaded or ran an epoch, by deployment and epoch."""
+        self._note_death(_read_slot(self._loading)[1:])
+        self.loaded()
+        known = self._read(self._folder / "deaths.json", _Deaths) or _Deaths()
+        return {(death.deployment, death.epoch): death.times for death in known.epochs}
+
+    def forget_deaths(self, deployment: str, epoch: str) -> None:
+        """Forget how often the agent died of an epoch.
+
+        Raises:
+            StoreError: the disk fails.
+        """
+        known = self._read(self._folder / "deaths.json", _Deaths) or _Deaths()
+        kept = tuple(death for death in known.epochs if (death.deployment, death.epoch) != (deployment, epoch))
+        if kept != known.epochs:
+            self._replace(self._folder / "deaths.json", msgspec.json.encode(_Deaths(epochs=kept)))
+
+    def marks(self) -> Marks:
+        """Return what no message can set back; nothing when the file cannot be read."""
+        return self._read(self._folder / "marks.json", Marks, limit_bytes=MAX_MARKS_BYTES) or Marks()
+
+    def save_marks(self, marks: Marks) -> None:
+        """Remember what no message can set back.
+
+        Raises:
+            StoreError: the disk fails.
+        """
+        self._replace(self._folder / "marks.json", msgspec.json.encode(marks))
+
+    def enter(self, request_id: str, deployment: str = "", epoch: str = "") -> None:
         """Note the request that is about to run.
 
         The slot is a mapped file: a write costs a microsecond and survives the death of the process, though
         not of the machine, which no input of a request brings down.
         """
-        self._slot[:_SLOT_BYTES] = request_id.encode()[:_SLOT_BYTES].ljust(_SLOT_BYTES, b"\0")
+        if not self._rests:
+            _write_slot(self._slot, request_id, deployment, epoch)
 
     def leave(self) -> None:
         """Note that no request runs."""
-        self._slot[:_SLOT_BYTES] = bytes(_SLOT_BYTES)
+        if not self._slot.closed:
+            self._slot[:_SLOT_BYTES] = bytes(_SLOT_BYTES)
+
+    def rest(self) -> None:
+        """Note that the agent ends as it should: whatever its threads still do is not what ended it."""
+        self._rests = True
+        self.leave()
+        self.loaded()
+
+    def loading(self, deployment: str, epoch: str) -> None:
+        """Note the epoch that is about to be loaded; on the disk, as loading may take the machine down."""
+        if self._rests or self._loading.closed:
+            return
+        _write_slot(self._loading, "", deployment, epoch)
+        self._loading.flush()
+
+    def loaded(self) -> None:
+        """Note that nothing is being loaded; also while the agent ends, and the folder is given back already."""
+        if self._loading.closed:
+            return
+        self._loading[:_SLOT_BYTES] = bytes(_SLOT_BYTES)
+        self._loading.flush()
+
+    def _note_death(self, died: tuple[str, ...]) -> None:
+        """Count a death of (deployment, epoch); of nothing when that is empty."""
+        if len(died) != 2 or not all(died):
+            return
+        known = self._read(self._folder / "deaths.json", _Deaths) or _Deaths()
+        others = [death for death in known.epochs if (death.deployment, death.epoch) != died]
+        times = 1 + sum(death.times for death in known.epochs if (death.deployment, death.epoch) == died)
+        epochs = (*others, _Death(deployment=died[0], epoch=died[1], times=times))[-_MAX_DEATHS:]
+        self._replace(self._folder / "deaths.json", msgspec.json.encode(_Deaths(epochs=epochs)))
 
     def close(self) -> None:
         """Give the folder back."""
         self._slot.close()
+        self._loading.close()
         self._lock.close()
 
     def _read(self, path: Path, type_: type[_T], *, limit_bytes: int = _MAX_FILE_BYTES) -> _T | None:
@@ -188,3 +270,12 @@ def _open_slot(path: Path) -> mmap.mmap:
     with path.open("a+b") as file:
         file.truncate(_SLOT_BYTES)
         return mmap.mmap(file.fileno(), _SLOT_BYTES)
+
+
+def _write_slot(slot: mmap.mmap, *texts: str) -> None:
+    slot[:_SLOT_BYTES] = "\n".join(texts).encode()[:_SLOT_BYTES].ljust(_SLOT_BYTES, b"\0")
+
+
+def _read_slot(slot: mmap.mmap) -> tuple[str, ...]:
+    """Return the texts of a slot, at least one; empty ones when nothing is noted."""
+    return tuple(bytes(slot[:_SLOT_BYTES]).rstrip(b"\0").decode(errors="replace").split("\n"))

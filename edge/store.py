@@ -3,22 +3,29 @@
 ::
 
     blobs/sha256/<hex>   whole, verified blobs: real files, because runtimes map them and refuse links
-    partial/<hex>        blocks that came so far, in place
-    partial/<hex>.bits   one bit a block, set only after the block's data is on disk
+    partial/<hex>        blocks that came so far, in place; its room is taken when it is begun
+    partial/<hex>.bits   one bit a block, set only after the block's data is on disk, and then synced itself
+
+What nobody needs is spare for a while before it is deleted, and its room counts as free: a transfer that was broken off
+goes on where it was, and after a restart nothing is lost while it is not yet known what is needed.
 """
 
 import contextlib
 import errno
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from edge.errors import DigestMismatch, StoreError
 from edge.formats.bundle import MAX_BLOB_BYTES, Blob, check_bytes, check_digest
-from edge.formats.message import BLOCK_BYTES
+from edge.formats.message import BLOCK_BYTES, Transfer
 
 DEFAULT_QUOTA_BYTES = 64 << 30
+SPARE_SECONDS = 60.0
+"""How long what nobody needs stays, unless its room is wanted."""
+
 _READ_BYTES = 1 << 20
 _MIB = 1 << 20
 
@@ -36,12 +43,19 @@ def block_length(size_bytes: int, index: int) -> int:
 class BlobStore:
     """A folder of blobs named by their SHA-256. One process owns a folder; not thread-safe for writers."""
 
-    def __init__(self, folder: Path, *, quota_bytes: int = DEFAULT_QUOTA_BYTES) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        quota_bytes: int = DEFAULT_QUOTA_BYTES,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """Open or make the store.
 
         Args:
             folder: made when it does not exist.
             quota_bytes: most bytes that whole and partial blobs may take together.
+            clock: seconds, never less than before.
 
         Raises:
             StoreError: the folder cannot be made or read.
@@ -51,6 +65,8 @@ class BlobStore:
         self._quota_bytes = quota_bytes
         self._sizes: dict[str, int] = {}
         self._reserved: dict[str, int] = {}
+        self._spare: dict[str, float] = {}
+        self._clock = clock
         with _disk_errors(f"store {folder}"):
             self._blobs.mkdir(parents=True, exist_ok=True)
             self._partial.mkdir(parents=True, exist_ok=True)
@@ -68,23 +84,52 @@ class BlobStore:
 
     @property
     def hold_bytes(self) -> int:
-        """Size of all whole blobs."""
-        return sum(self._sizes.values())
+        """Size of all whole blobs that are not spare."""
+        return sum(size for name, size in tuple(self._sizes.items()) if name not in self._spare)
 
     @property
     def free_bytes(self) -> int:
-        """Room for further blobs: what quota and disk leave."""
+        """Room for further blobs: what quota and disk leave, and what is spare."""
         with _disk_errors("store"):
             disk = os.statvfs(self._blobs)
-        return max(0, min(self._quota_bytes - self._used_bytes(), disk.f_bavail * disk.f_frsize))
+        on_disk = disk.f_bavail * disk.f_frsize + self._spare_bytes()
+        return max(0, min(self._quota_bytes - self._used_bytes(), on_disk))
+
+    @property
+    def has_spare(self) -> bool:
+        """Whether something waits to be deleted, see `sweep`."""
+        return bool(self._spare)
 
     def held(self) -> frozenset[str]:
-        """Return the digests of all whole blobs."""
-        return frozenset(f"sha256:{name}" for name in tuple(self._sizes))
+        """Return the digests of all whole blobs that are not spare."""
+        return frozenset(f"sha256:{name}" for name in tuple(self._sizes) if name not in self._spare)
+
+    def partial(self) -> tuple[Transfer, ...]:
+        """Return how much is here of each blob that is not whole or spare, in the order of their digests.
+
+        Raises:
+            StoreError: the disk fails.
+        """
+        found = []
+        for name, size in sorted(self._reserved.items()):
+            if name in self._spare:
+                continue
+            with _disk_errors(f"blob {name[:12]}"):
+                marks = self._bits(name).read_bytes() if self._bits(name).exists() else b""
+            done = sum(block_length(size, index) for index in range(block_count(size)) if _is_marked(marks, index))
+            found.append(Transfer(digest=f"sha256:{name}", done_bytes=done, total_bytes=size))
+        return tuple(found)
 
     def has(self, digest: str) -> bool:
-        """Tell whether a blob is here, whole."""
-        return _hex(digest) in self._sizes
+        """Tell whether a blob is here, whole; whoever asks needs it, so it is spare no longer."""
+        name = _hex(digest)
+        self._spare.pop(name, None)
+        return name in self._sizes
+
+    def is_begun(self, digest: str) -> bool:
+        """Tell whether a blob is being fetched, see `begin`."""
+        name = _hex(digest)
+        return name in self._reserved and name not in self._spare
 
     def missing(self, blobs: Iterable[Blob]) -> tuple[Blob, ...]:
         """Return those of `blobs` that are not here."""
@@ -169,19 +214,27 @@ class BlobStore:
         name = _hex(blob.digest)
         if not 0 <= blob.size_bytes <= MAX_BLOB_BYTES:
             raise StoreError(f"blob {blob.digest} has size {blob.size_bytes}; at most {MAX_BLOB_BYTES} is allowed")
+        self._spare.pop(name, None)
         if name not in self._reserved and self._used_bytes() + blob.size_bytes > self._quota_bytes:
             raise StoreError(
                 f"blob {name[:12]} of {blob.size_bytes / _MIB:.1f} MiB does not fit: {self._used_bytes() / _MIB:.1f} "
                 f"of {self._quota_bytes / _MIB:.1f} MiB are taken"
             )
         data, bits = self._partial / name, self._bits(name)
-        with _disk_errors(f"blob {name[:12]}"):
-            if not data.exists() or data.stat().st_size != blob.size_bytes or not bits.exists():
-                data.write_bytes(b"")
-                os.truncate(data, blob.size_bytes)
-                bits.write_bytes(bytes(-(-block_count(blob.size_bytes) // 8)))
-            self._reserved[name] = blob.size_bytes
-            return self._missing_blocks(blob)
+        try:
+            with _disk_errors(f"blob {name[:12]} of {blob.size_bytes / _MIB:.1f} MiB"):
+                if not data.exists() or data.stat().st_size != blob.size_bytes or not bits.exists():
+                    bits.unlink(missing_ok=True)
+                    self._make_room(blob.size_bytes)
+                    _take_room(data, blob.size_bytes)
+                    bits.write_bytes(bytes(-(-block_count(blob.size_bytes) // 8)))
+                self._reserved[name] = blob.size_bytes
+                return self._missing_blocks(blob)
+        except StoreError:
+            # What could not be begun must not take the room of what can.
+            with contextlib.suppress(StoreError):
+                self.abandon(blob.digest)
+            raise
 
     def write_blocks(self, blob: Blob, blocks: Mapping[int, bytes]) -> tuple[int, ...]:
         """Write blocks, make them durable, and only then mark them; return the blocks still missing.
@@ -202,10 +255,13 @@ class BlobStore:
                 file.flush()
                 os.fdatasync(file.fileno())
             marks = bytearray(self._bits(name).read_bytes())
+            marks.extend(bytes(max(0, -(-block_count(blob.size_bytes) // 8) - len(marks))))
             for index in blocks:
                 marks[index // 8] |= 1 << index % 8
             with self._bits(name).open("r+b") as file:
                 file.write(marks)
+                file.flush()
+                os.fdatasync(file.fileno())
             return self._missing_blocks(blob)
 
     def finish(self, blob: Blob) -> None:
@@ -238,38 +294,78 @@ class BlobStore:
             (self._partial / name).unlink(missing_ok=True)
             self._bits(name).unlink(missing_ok=True)
         self._reserved.pop(name, None)
+        self._spare.pop(name, None)
 
     def remove(self, digest: str) -> None:
         """Drop a whole blob; nothing happens when it is not here. A mapped file lives on until it is unmapped."""
         name = _hex(digest)
+        self._spare.pop(name, None)
         if self._sizes.pop(name, None) is not None:
             with _disk_errors(f"blob {name[:12]}"):
                 (self._blobs / name).unlink(missing_ok=True)
 
     def collect(self, keep: Iterable[str]) -> tuple[str, ...]:
-        """Drop every blob, whole or partial, whose digest is not in `keep`; return the digests dropped."""
+        """Let every blob be spare, whole or partial, whose digest is not in `keep`; return those that become it."""
         kept = {_hex(digest) for digest in keep}
-        dropped = [name for name in (*self._sizes, *self._reserved) if name not in kept]
-        for name in dropped:
-            self.remove(f"sha256:{name}")
-            self.abandon(f"sha256:{name}")
+        for name in kept:
+            self._spare.pop(name, None)
+        dropped = [name for name in (*self._sizes, *self._reserved) if name not in kept and name not in self._spare]
+        self._spare |= dict.fromkeys(dropped, self._clock())
+        self.sweep()
         return tuple(f"sha256:{name}" for name in dropped)
 
+    def sweep(self, *, spare_seconds: float = SPARE_SECONDS) -> None:
+        """Delete what has been spare for so long.
+
+        Raises:
+            StoreError: the disk fails.
+        """
+        self._delete_spare(until=self._clock() - spare_seconds)
+
+    def _delete_spare(self, *, until: float = float("inf")) -> None:
+        for name in [name for name, since in self._spare.items() if since <= until]:
+            self.remove(f"sha256:{name}")
+            self.abandon(f"sha256:{name}")
+
+    def _make_room(self, size_bytes: int) -> None:
+        """Delete what is spare when quota or disk would not hold a further blob beside it."""
+        disk = os.statvfs(self._partial)
+        held = self._used_bytes() + self._spare_bytes()
+        if size_bytes > min(self._quota_bytes - held, disk.f_bavail * disk.f_frsize - _MIB):
+            self._delete_spare()
+
     def _used_bytes(self) -> int:
-        return sum(self._sizes.values()) + sum(self._reserved.values())
+        return sum(self._sizes.values()) + sum(self._reserved.values()) - self._spare_bytes()
+
+    def _spare_bytes(self) -> int:
+        return sum(self._sizes.get(name, 0) + self._reserved.get(name, 0) for name in tuple(self._spare))
 
     def _bits(self, name: str) -> Path:
         return self._partial / f"{name}.bits"
 
     def _missing_blocks(self, blob: Blob) -> tuple[int, ...]:
         marks = self._bits(_hex(blob.digest)).read_bytes()
-        blocks = range(block_count(blob.size_bytes))
-        return tuple(index for index in blocks if index // 8 >= len(marks) or not marks[index // 8] >> index % 8 & 1)
+        return tuple(index for index in range(block_count(blob.size_bytes)) if not _is_marked(marks, index))
 
 
 def _hex(digest: str) -> str:
     # A digest is the only thing that names a file here, and it holds nothing but hex digits: no way out of the folder.
     return check_digest(digest, where="store")
+
+
+def _is_marked(marks: bytes, index: int) -> bool:
+    return index // 8 < len(marks) and bool(marks[index // 8] >> index % 8 & 1)
+
+
+def _take_room(path: Path, size_bytes: int) -> None:
+    """Make a file whose blocks are there on the disk, so that a transfer that began does not run out of room."""
+    with path.open("wb") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, max(1, size_bytes))
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+        file.truncate(size_bytes)
 
 
 def _is_hex(name: str) -> bool:

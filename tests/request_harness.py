@@ -6,7 +6,7 @@ from edge.errors import RequestError
 from edge.formats.frame import Frame, FrameError, FrameHeader, Hop
 from edge.formats.tensor import Array
 from edge.formats.topics import Topics
-from edge.protocol.requests import InferenceResult, RequestAction, Requests, Route, SendRequest
+from edge.protocol.requests import AskServing, InferenceResult, RequestAction, Requests, Route, SendRequest
 from tests.tiny_bundle import TinyBundle, make_deployment, make_input, make_tiny_bundle
 
 BUNDLE = make_tiny_bundle()
@@ -30,6 +30,7 @@ class Harness:
         self.requests = Requests(topics=Topics(fleet="default"), client="cam", draw=lambda: 0.0)
         self.now = 0.0
         self.sent: list[SendRequest] = []
+        self.asked: list[str] = []
         self.outcomes: dict[str, InferenceResult | RequestError] = {}
         if route is not None:
             self.take(self.requests.set_route(route, 0.0))
@@ -38,6 +39,8 @@ class Harness:
         for action in actions:
             if isinstance(action, SendRequest):
                 self.sent.append(action)
+            elif isinstance(action, AskServing):
+                self.asked.append(action.name)
             else:
                 assert action.request_id not in self.outcomes, "a second outcome"
                 self.outcomes[action.request_id] = action.outcome

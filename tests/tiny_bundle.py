@@ -134,6 +134,28 @@ def make_diamond_bundle(seed: int = 0) -> DiamondBundle:
     return _make(DiamondBundle, "diamond", DIAMOND, (("x",), ("a",), ("a", "b"), ("b", "c"), ("y",)), seed)
 
 
+class DeepBundle(TinyBundle):
+    """`y = x · w0 · w1 · …`, one shard a product."""
+
+    def answer(self, x: Floats) -> Floats:
+        """Return what the model answers, within rounding."""
+        for weight in self.weights:
+            x = np.asarray(x @ weight, dtype=np.float32)
+        return x
+
+
+def make_deep_bundle(shards: int, seed: int = 0) -> DeepBundle:
+    """Make a bundle of many shards, five blocks of weights each."""
+    names = ["x", *(f"t{index}" for index in range(1, shards)), "y"]
+    pieces = tuple(
+        Piece(
+            nodes=(helper.make_node("MatMul", [names[index], f"w{index}"], [names[index + 1]]),), reads=(names[index],)
+        )
+        for index in range(shards)
+    )
+    return _make(DeepBundle, "deep", pieces, tuple((name,) for name in names), seed)
+
+
 _Kind = TypeVar("_Kind", bound=TinyBundle)
 
 

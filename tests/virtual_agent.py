@@ -1,12 +1,13 @@
 """The agent's protocol driven without threads, network or disk, on a virtual clock that the test moves."""
 
+import dataclasses
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from edge.errors import BundleError, RequestError
+from edge.errors import BundleError, RequestError, StageFailed
 from edge.formats.bundle import decode_manifest, digest_of
 from edge.formats.frame import Frame, FrameHeader, decode_frame, encode_frame
 from edge.formats.message import (
@@ -47,16 +48,20 @@ from edge.protocol.effects import (
     RunFrame,
     SaveServing,
     SaveSpeed,
+    StageClosed,
     StageKey,
     StageLoaded,
     StageRefused,
     Stop,
     Subscribe,
     Tick,
+    Unsubscribe,
 )
 from edge.protocol.fetch import KeepBlock, all_blocks, answer_fetch
+from edge.protocol.marks import ForgetDeaths, SaveMarks
+from edge.protocol.on_disk import OnDisk
 from edge.protocol.presence import AgentIdentity, state_publication
-from edge.protocol.session import AgentSession, OnDisk
+from edge.protocol.session import AgentSession
 from edge.transport import Channel, MemoryBroker, MemoryTransport, Publication, Received, TransportEvent
 from tests.tiny_bundle import TinyBundle
 
@@ -113,7 +118,7 @@ class VirtualAgent:
         found = disk or OnDisk()
         self.session = AgentSession(
             identity,
-            OnDisk(serving=found.serving, held=frozenset(self.blobs), poisoned=found.poisoned, speed=found.speed),
+            dataclasses.replace(found, held=frozenset(self.blobs)),
         )
         self.run = run
         self.hold_loads = False
@@ -123,6 +128,8 @@ class VirtualAgent:
         self.ran: list[str] = []
         self.stages: set[StageKey] = set()
         self.saved: list[Deployment] = []
+        self.marks = found.marks
+        self.forgiven: list[ForgetDeaths] = []
         self.benches: list[RunBench] = []
         self.echoes: list[Echoed] = []
         self.speeds: list[SaveSpeed] = []
@@ -135,17 +142,23 @@ class VirtualAgent:
             on_event=self._events.append,
             will=lambda connect: state_publication(TOPICS, identity, connect=connect, online=False, now=STARTED),
         )
-        self._carriers: dict[type[Any], Callable[[Any], object]] = {
+        self._carriers = self._make_carriers()
+
+    def _make_carriers(self) -> dict[type[Any], Callable[[Any], object]]:
+        return {
             Publication: self.transport.publish,
             Subscribe: lambda effect: self.transport.subscribe(effect.channel, effect.filter),
+            Unsubscribe: lambda effect: self.transport.unsubscribe(effect.channel, effect.filter),
             SaveServing: lambda effect: self.saved.append(effect.deployment),
+            SaveMarks: lambda effect: setattr(self, "marks", effect.marks),
+            ForgetDeaths: self.forgiven.append,
             BeginBlob: self._begin,
             KeepBlock: self._keep,
             ReadManifest: self._read_manifest,
             CollectBlobs: self._collect,
             AnswerFetch: self._answer,
             LoadStage: self._load,
-            CloseStage: lambda effect: self.stages.discard(effect.key),
+            CloseStage: self._close,
             RunFrame: self._run,
             RunBench: self.benches.append,
             Echoed: self.echoes.append,
@@ -210,7 +223,10 @@ class VirtualAgent:
         """Let the oldest run that was held back fail."""
         job = self.runs.pop(0)
         self._carry(self.session.relay.after_error(job, error))
-        self.feed(FrameDone(key=job.key, request_id=job.frame.header.request_id, run_seconds=0.01, ended=True))
+        failed = isinstance(error, StageFailed)
+        self.feed(
+            FrameDone(key=job.key, request_id=job.frame.header.request_id, run_seconds=0.01, ended=True, failed=failed)
+        )
 
     # ----------------------------------------------------------------------------------------------------- carriers
     def _carry(self, effects: list[Effect] | list[Publication]) -> None:
@@ -268,6 +284,10 @@ class VirtualAgent:
             self.stages.add(job.key)
             self._events.append(StageLoaded(key=job.key, load_seconds=0.1, rss_bytes=1000))
 
+    def _close(self, effect: CloseStage) -> None:
+        self.stages.discard(effect.key)
+        self._events.append(StageClosed(key=effect.key))
+
     def _run(self, effect: RunFrame) -> None:
         self.runs.append(effect)
         if not self.hold_runs:
@@ -316,7 +336,7 @@ class Ear:
         """Return the control messages of a kind heard so far, and forget nothing."""
         found = []
         for event in self.heard:
-            if event.topic.split("/")[2] in ("run", "result") or event.topic.endswith(("desired", "serving")):
+            if event.topic.split("/")[2] in ("run", "result") or event.topic.endswith(("desired", "serving", "canary")):
                 continue
             message = decode_message(event.payload, object)
             if type(message) is kind:

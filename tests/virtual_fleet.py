@@ -11,7 +11,7 @@ from edge.errors import RequestError
 from edge.formats.frame import Frame, FrameHeader
 from edge.formats.plan import Deployment
 from edge.formats.tensor import Array
-from edge.protocol.requests import InferenceResult, RequestAction, Requests, Route, SendRequest
+from edge.protocol.requests import InferenceResult, RequestAction, Requests, Route, SendRequest, Settle
 from edge.transport import MemoryBroker, Publication
 from tests.tiny_bundle import DiamondBundle, TinyBundle, make_input
 from tests.virtual_agent import TOPICS, Ear, VirtualAgent, run_as_addition
@@ -143,7 +143,7 @@ class VirtualClient:
         for action in actions:
             if isinstance(action, SendRequest):
                 self._fleet.send(action.header, dict(action.tensors), device=action.topic.split("/")[3])
-            else:
+            elif isinstance(action, Settle):
                 self.outcomes[action.request_id] = action.outcome
         self._hear()
 

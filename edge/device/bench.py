@@ -80,18 +80,18 @@ class BenchThread:
         while (job := self._jobs.get()) is not None:
             started = time.monotonic()
             found: Speed | None = None
-            reason = ""
+            level, reason = logging.INFO, ""
             try:
                 found = self._measure(job)
             except GaveUp:
-                reason = "the device ends, or has frames to run"
+                level, reason = logging.DEBUG, "there are frames to run, or the agent ends"  # it is tried again
             except ShardwireError as error:
                 reason = str(error)
             except Exception as error:  # noqa: BLE001 - a fault of ours must not end the thread
                 _log.exception("bench failed")
                 reason = f"fault of the agent: {type(error).__name__}: {error}"
             if reason:
-                _log.info("bench of %s: %s", job.manifest.name, reason)
+                _log.log(level, "bench of %s ended early: %s", job.manifest.name, reason)
             self._put(BenchEnded(job=job, seconds=time.monotonic() - started, found=found, reason=reason))
 
     def _measure(self, job: RunBench) -> Speed:

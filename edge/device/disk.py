@@ -24,14 +24,18 @@ from edge.protocol.effects import (
     SaveServing,
     SaveSpeed,
 )
-from edge.protocol.fetch import KeepBlock, answer_fetch
+from edge.protocol.fetch import BlockServed, KeepBlock, answer_fetch
+from edge.protocol.marks import ForgetDeaths, SaveMarks
 from edge.state import StateFolder
 from edge.store import BlobStore
 from edge.transport import Channel, Publication, Transport
 
 _log = logging.getLogger(__name__)
 
-DiskJob = BeginBlob | KeepBlock | ReadManifest | CollectBlobs | AnswerFetch | SaveServing | SaveSpeed
+Save = SaveServing | SaveSpeed | SaveMarks | ForgetDeaths
+_SWEEP_SECONDS = 10.0
+
+DiskJob = BeginBlob | KeepBlock | ReadManifest | CollectBlobs | AnswerFetch | Save
 
 
 class Disk:
@@ -62,22 +66,40 @@ class Disk:
 
     def _loop(self) -> None:
         while True:
-            jobs = [self._jobs.get()]
+            try:
+                jobs = [self._jobs.get(timeout=_SWEEP_SECONDS if self._store.has_spare else None)]
+            except queue.Empty:
+                self._guard("", self._store.sweep)
+                continue
             while True:
                 try:
                     jobs.append(self._jobs.get_nowait())
                 except queue.Empty:
                     break
-            blocks: dict[str, tuple[Blob, dict[int, bytes]]] = {}
-            for job in jobs:
-                if job is None:
-                    return
-                if isinstance(job, KeepBlock):
-                    blocks.setdefault(job.blob.digest, (job.blob, {}))[1][job.index] = job.data
-                else:
-                    self._do(job)
-            for blob, data in blocks.values():
-                self._guard(blob.digest, lambda blob=blob, data=data: self._keep(blob, data))  # type: ignore[misc]
+            if not self._do_all(jobs):
+                self._guard("", lambda: self._store.sweep(spare_seconds=0.0))
+                return
+
+    def _do_all(self, jobs: list[DiskJob | None]) -> bool:
+        """Do jobs in order, blocks of one blob together; tell whether more may come."""
+        blocks: dict[str, tuple[Blob, dict[int, bytes]]] = {}
+        for job in jobs:
+            if isinstance(job, KeepBlock):
+                blocks.setdefault(job.blob.digest, (job.blob, {}))[1][job.index] = job.data
+                continue
+            if job is None or isinstance(job, BeginBlob | CollectBlobs):
+                # Blocks that came before a blob is begun anew are not missing then.
+                self._keep_all(blocks)
+            if job is None:
+                return False
+            self._do(job)
+        self._keep_all(blocks)
+        return True
+
+    def _keep_all(self, blocks: dict[str, tuple[Blob, dict[int, bytes]]]) -> None:
+        for blob, data in blocks.values():
+            self._guard(blob.digest, lambda blob=blob, data=data: self._keep(blob, data))  # type: ignore[misc]
+        blocks.clear()
 
     def _do(self, job: DiskJob) -> None:
         if isinstance(job, BeginBlob):
@@ -92,6 +114,10 @@ class Disk:
             self._guard("", lambda: self._state.save_serving(job.deployment))
         elif isinstance(job, SaveSpeed):
             self._guard("", lambda: self._state.save_speed(job.speed))
+        elif isinstance(job, SaveMarks):
+            self._guard("", lambda: self._state.save_marks(job.marks))
+        elif isinstance(job, ForgetDeaths):
+            self._guard("", lambda: self._state.forget_deaths(job.deployment, job.epoch))
 
     def _guard(self, digest: str, step: Callable[[], None]) -> None:
         """Do one step; what goes wrong with a blob is told to the session, anything else is logged."""
@@ -120,6 +146,8 @@ class Disk:
             self._finish(blob)
 
     def _keep(self, blob: Blob, blocks: dict[int, bytes]) -> None:
+        if not self._store.is_begun(blob.digest):
+            return  # of a transfer that failed or was dropped, which has been told
         missing = self._store.write_blocks(blob, blocks)
         self._put(BlocksKept(digest=blob.digest, indices=tuple(blocks)))
         if not missing:
@@ -145,4 +173,6 @@ class Disk:
     def _answer(self, job: AnswerFetch) -> None:
         block = answer_fetch(job.request, self._store.read_block)
         payload = encode_message(block)
-        self._transport.publish(Publication(channel=Channel.DATA, topic=job.request.reply_to, payload=payload))
+        answer = Publication(channel=Channel.DATA, topic=job.request.reply_to, payload=payload)
+        if self._transport.publish(answer) and block.data:
+            self._put(BlockServed(size_bytes=len(block.data)))

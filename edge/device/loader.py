@@ -4,16 +4,21 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
-from edge.device.compute import StageTable
+import numpy as np
+
+from edge.device.compute import UNKNOWN_RUN_SECONDS, StageTable
 from edge.device.memory import resident_bytes
-from edge.errors import DigestMismatch, ShardwireError
+from edge.errors import DigestMismatch, ShardwireError, StageError
+from edge.formats.bundle import Manifest
+from edge.formats.tensor import DTYPES, Array
 from edge.protocol.effects import AgentEvent, BlobsDropped, LoadStage, StageLoaded, StageRefused
 from edge.runtimes.base import StageOptions
 from edge.runtimes.table import load_runtime
-from edge.stage import load_stage
+from edge.stage import Stage, load_stage
+from edge.state import StateFolder
 from edge.store import BlobStore
 
 _log = logging.getLogger(__name__)
@@ -30,6 +35,7 @@ class Loader:
         threads: int,
         providers: Mapping[str, tuple[str, ...]],
         mode: Literal["default", "exact"] | None,
+        state: StateFolder,
         put: Callable[[AgentEvent], None],
     ) -> None:
         """Prepare.
@@ -40,6 +46,7 @@ class Loader:
             threads: of one operator.
             providers: execution providers in order of preference, by runtime.
             mode: overrides the deployment's; None does not.
+            state: where an epoch is noted before it is loaded.
             put: takes the events.
         """
         self._store = store
@@ -47,6 +54,7 @@ class Loader:
         self._threads = threads
         self._providers = providers
         self._mode = mode
+        self._state = state
         self._put = put
         self._jobs: queue.SimpleQueue[LoadStage | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._loop, name="load", daemon=True)
@@ -68,6 +76,7 @@ class Loader:
         while (job := self._jobs.get()) is not None:
             started = time.monotonic()
             try:
+                self._state.loading(job.key.deployment, job.key.epoch)
                 self._load(job)
             except DigestMismatch as error:
                 # The store has removed it; the session may get it again.
@@ -83,6 +92,8 @@ class Loader:
             else:
                 seconds = time.monotonic() - started
                 self._put(StageLoaded(key=job.key, load_seconds=seconds, rss_bytes=resident_bytes()))
+            finally:
+                self._state.loaded()
 
     def _load(self, job: LoadStage) -> None:
         graphs = {shard.graph.digest for shard in job.manifest.shards[job.first_shard : job.stop_shard]}
@@ -105,4 +116,35 @@ class Loader:
             read_blob=lambda blob: self._store.read(blob.digest),
             weights_folder=self._store.weights_folder,
         )
-        self._stages.add(job.key, stage)
+        self._stages.add(job.key, stage, usual_seconds=self._try(job, stage))
+
+    def _try(self, job: LoadStage, stage: Stage) -> float:
+        """Run a stage once on zeros and return the seconds: the first run of a session is slow, and tells if it works.
+
+        Raises:
+            StageError: it does not run, and must; elsewhere the probe says so of real inputs.
+        """
+        started = time.monotonic()
+        tensors = zeros(job.manifest, job.route.received)
+        if tensors is None:
+            return UNKNOWN_RUN_SECONDS
+        try:
+            stage.run(tensors)
+        except StageError as error:
+            if job.must_run:
+                stage.close()
+                raise
+            _log.info("stage %d of %s does not run on zeros: %s", job.key.stage, job.key.deployment, error)
+        return time.monotonic() - started
+
+
+def zeros(manifest: Manifest, names: Iterable[str]) -> dict[str, Array] | None:
+    """Return tensors of zeros for a stage, by name; None where a dimension depends on the input."""
+    tensors: dict[str, Array] = {}
+    for name in names:
+        spec = manifest.tensor(name).spec
+        shape = [dim for dim in spec.shape if dim is not None]
+        if len(shape) != len(spec.shape):
+            return None
+        tensors[name] = np.zeros(shape, dtype=DTYPES[spec.dtype])
+    return tensors

@@ -1,4 +1,4 @@
-"""What a client knows of the deployments of its fleet: serving plans, and manifests fetched block by block; no IO."""
+"""What a client knows of the deployments of its fleet: plans, and manifests fetched block by block; no IO."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from edge.formats.bundle import MAX_MANIFEST_BYTES, Blob, Manifest, check_bytes,
 from edge.formats.message import BLOCK_BYTES, Block
 from edge.formats.plan import Deployment, parse_epoch
 from edge.protocol.fetch import AskBlock, FetchAction, Fetcher, FetchFailed, all_blocks
-from edge.protocol.requests import Route
+from edge.protocol.ways import Route, devices_of
 
 _REMEMBERED_MANIFESTS = 16
 
@@ -28,7 +28,21 @@ class Unusable:
     error: ShardwireError
 
 
-CatalogueAction = AskBlock | Route | Removed | Unusable
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tried:
+    """A plan is tried on a part of the requests."""
+
+    route: Route
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrialEnded:
+    """No plan of a deployment is tried any more."""
+
+    name: str
+
+
+CatalogueAction = AskBlock | Route | Tried | TrialEnded | Removed | Unusable
 
 
 @dataclass(slots=True)
@@ -44,6 +58,7 @@ class Catalogue:
     def __init__(self, *, reply_to: str) -> None:
         self._fetcher = Fetcher(reply_to=reply_to)
         self._serving: dict[str, Deployment] = {}
+        self._canaries: dict[str, Deployment] = {}
         self._wanted: set[str] = set()
         self._manifests: dict[str, Manifest] = {}
         self._downloads: dict[str, _Download] = {}
@@ -65,21 +80,71 @@ class Catalogue:
         """Keep the route of a deployment up to date from now on."""
         self._wanted.add(name)
         deployment = self._serving.get(name)
-        return self._resolve(deployment, now) if deployment is not None else []
+        actions = self._resolve(deployment, now) if deployment is not None else []
+        return actions + self._resolve_canary(name, now)
 
     def seen(self, deployment: Deployment, now: float) -> list[CatalogueAction]:
         """Take a serving plan; an older one than the one known is ignored."""
         known = self._serving.get(deployment.name)
         if known is not None and parse_epoch(deployment.epoch) <= parse_epoch(known.epoch):
-            return []
+            # Shown again: its manifest may be had now, where it could not before.
+            again = known.name in self._wanted and deployment.epoch == known.epoch and not self._has_manifest(known)
+            return self._resolve(known, now) if again else []
         self._serving[deployment.name] = deployment
+        ended = self._end_outdated(deployment.name)
         if deployment.removed:
-            return [Removed(name=deployment.name)]
-        return self._resolve(deployment, now) if deployment.name in self._wanted else []
+            return [Removed(name=deployment.name), *ended]
+        # First the plan: what was tried may be what serves now.
+        if deployment.name not in self._wanted:
+            return ended
+        return [*self._resolve(deployment, now), *ended, *self._resolve_canary(deployment.name, now)]
+
+    def tried(self, name: str, canary: Deployment | None, now: float) -> list[CatalogueAction]:
+        """Take what is tried on a part of the requests, None when nothing is; it must come after what serves.
+
+        Args:
+            name: of the deployment.
+            canary: its plan.
+            now: monotonic seconds.
+        """
+        known = self._canaries.get(name)
+        if canary is None or canary.removed:
+            return [TrialEnded(name=name)] if self._canaries.pop(name, None) is not None else []
+        if known is not None and parse_epoch(canary.epoch) <= parse_epoch(known.epoch):
+            return []
+        self._canaries[name] = canary
+        ended = self._end_outdated(name)
+        return ended or (self._resolve_canary(name, now) if name in self._wanted else [])
+
+    def _has_manifest(self, deployment: Deployment) -> bool:
+        return deployment.manifest is None or deployment.manifest.digest in self._manifests
+
+    def _end_outdated(self, name: str) -> list[CatalogueAction]:
+        canary, serving = self._canaries.get(name), self._serving.get(name)
+        if canary is None or serving is None or parse_epoch(canary.epoch) > parse_epoch(serving.epoch):
+            return []
+        del self._canaries[name]
+        return [TrialEnded(name=name)]
+
+    def _resolve_canary(self, name: str, now: float) -> list[CatalogueAction]:
+        canary, serving = self._canaries.get(name), self._serving.get(name)
+        if canary is None or serving is None or serving.removed or canary.manifest is None:
+            return []
+        if canary.manifest.digest in self._manifests:
+            return [Tried(route=Route(deployment=canary, manifest=self._manifests[canary.manifest.digest]))]
+        return self._download(canary, canary.manifest, now)
 
     def block(self, block: Block, now: float) -> list[CatalogueAction]:
         """Take a block of a manifest."""
         return self._follow(self._fetcher.take(block, now), now)
+
+    def paused(self) -> None:
+        """The connection is cut: nothing can be asked for, and no holder is to blame."""
+        self._fetcher.paused()
+
+    def resumed(self, now: float) -> list[CatalogueAction]:
+        """The connection stands again."""
+        return self._follow(self._fetcher.resumed(now), now)
 
     def tick(self, now: float) -> list[CatalogueAction]:
         """Ask again for what did not come."""
@@ -96,16 +161,20 @@ class Catalogue:
             return [Removed(name=deployment.name)]
         if blob.digest in self._manifests:
             return [Route(deployment=deployment, manifest=self._manifests[blob.digest])]
+        return self._download(deployment, blob, now)
+
+    def _download(self, deployment: Deployment, blob: Blob, now: float) -> list[CatalogueAction]:
         if not 0 <= blob.size_bytes <= MAX_MANIFEST_BYTES:
             error = BundleError(f"manifest of {deployment.name} has {blob.size_bytes} bytes")
-            return [Unusable(name=deployment.name, error=error)]
+            is_canary = self._canaries.get(deployment.name) is deployment
+            return [] if is_canary else [Unusable(name=deployment.name, error=error)]
         download = self._downloads.get(blob.digest)
         if download is not None:
             download.names.add(deployment.name)
             return []
         self._downloads[blob.digest] = _Download(blob=blob, data=bytearray(blob.size_bytes), names={deployment.name})
         # Whoever runs a stage has read the manifest, so the devices hold it too.
-        holders = (*(name for stage in deployment.plan.stages for name in stage.devices), *deployment.holders)
+        holders = tuple(dict.fromkeys((*devices_of(deployment.plan), *deployment.holders)))
         return self._follow(self._fetcher.want(blob, holders, all_blocks(blob), now), now)
 
     def _follow(self, actions: Iterable[FetchAction], now: float) -> list[CatalogueAction]:
@@ -135,14 +204,27 @@ class Catalogue:
         while len(self._manifests) >= _REMEMBERED_MANIFESTS:
             del self._manifests[next(iter(self._manifests))]
         self._manifests[digest] = manifest
+        names = sorted(download.names)
+        serving = (_with_manifest(self._serving.get(name), digest) for name in names)
+        canaries = (_with_manifest(self._canaries.get(name), digest) for name in names)
         return [
-            Route(deployment=deployment, manifest=manifest)
-            for name in download.names
-            if (deployment := self._serving.get(name)) is not None
-            and deployment.manifest is not None
-            and deployment.manifest.digest == digest
+            *(Route(deployment=found, manifest=manifest) for found in serving if found is not None),
+            *(Tried(route=Route(deployment=found, manifest=manifest)) for found in canaries if found is not None),
         ]
 
     def _give_up(self, digest: str, error: ShardwireError) -> list[CatalogueAction]:
         download = self._downloads.pop(digest, None)
-        return [Unusable(name=name, error=error) for name in download.names] if download is not None else []
+        names = sorted(download.names) if download is not None else []
+        # A canary that cannot be had is tried by others; what serves goes on.
+        return [
+            Unusable(name=name, error=error)
+            for name in names
+            if _with_manifest(self._canaries.get(name), digest) is None
+            or _with_manifest(self._serving.get(name), digest) is not None
+        ]
+
+
+def _with_manifest(deployment: Deployment | None, digest: str) -> Deployment | None:
+    """Return a deployment if it has this manifest."""
+    manifest = deployment.manifest if deployment is not None else None
+    return deployment if manifest is not None and manifest.digest == digest else None

@@ -7,7 +7,8 @@ from edge.formats.bundle import Blob, Manifest
 from edge.formats.frame import Frame
 from edge.formats.message import FetchRequest, Speed
 from edge.formats.plan import Codec, Deployment
-from edge.protocol.fetch import KeepBlock
+from edge.protocol.fetch import BlockServed, KeepBlock
+from edge.protocol.marks import ForgetDeaths, SaveMarks
 from edge.routes import Hand, Route
 from edge.transport import Channel, Publication, TransportEvent
 
@@ -33,10 +34,12 @@ class Beat:
     Attributes:
         frames_done: since the process started.
         free_memory_bytes: what the system would still give.
+        dropped_messages: that the inbox had no room for.
     """
 
     frames_done: int
     free_memory_bytes: int
+    dropped_messages: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,12 +124,20 @@ class StageRefused:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class StageClosed:
+    """A stage is freed, or was not there."""
+
+    key: StageKey
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class FrameDone:
     """A frame was run, or given up; what follows from it is published.
 
     Attributes:
         queued_seconds: from its complete arrival to the start of the run.
         ended: the request left the pipeline here: by its result, an error, or because its time is up.
+        failed: it ended with an error of the stage, not of the input.
     """
 
     key: StageKey
@@ -134,6 +145,7 @@ class FrameDone:
     run_seconds: float
     queued_seconds: float = 0.0
     ended: bool
+    failed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -159,6 +171,7 @@ AgentEvent = (
     | Beat
     | BlobBegun
     | BlocksKept
+    | BlockServed
     | BlobStored
     | BlobSpoiled
     | BlobFailed
@@ -166,6 +179,7 @@ AgentEvent = (
     | ManifestRead
     | StageLoaded
     | StageRefused
+    | StageClosed
     | FrameDone
     | BenchEnded
 )
@@ -175,6 +189,14 @@ AgentEvent = (
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Subscribe:
     """Ask the broker for a topic filter."""
+
+    channel: Channel
+    filter: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Unsubscribe:
+    """Give a topic filter back."""
 
     channel: Channel
     filter: str
@@ -222,6 +244,7 @@ class LoadStage:
     Attributes:
         route: which tensors it takes and gives.
         runtime: name of the runtime to load it with.
+        must_run: refuse it when it does not run on zeros, too.
     """
 
     key: StageKey
@@ -231,11 +254,12 @@ class LoadStage:
     route: Route
     mode: Literal["default", "exact"]
     runtime: str
+    must_run: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CloseStage:
-    """Free a stage once the frames before this effect are run."""
+    """Free a stage once the frames before this effect are run; `StageClosed` follows."""
 
     key: StageKey
 
@@ -247,10 +271,12 @@ class Onward:
     Attributes:
         hand: for which stage, with which tensors.
         runners: devices of that stage, of which one gets it.
+        standbys: devices that have it loaded, for when no runner is there.
     """
 
     hand: Hand
     runners: tuple[str, ...]
+    standbys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -334,7 +360,10 @@ class Stop:
 Effect = (
     Publication
     | Subscribe
+    | Unsubscribe
     | SaveServing
+    | SaveMarks
+    | ForgetDeaths
     | BeginBlob
     | KeepBlock
     | ReadManifest

@@ -1,80 +1,58 @@
 """The epochs of the deployments that a device takes part in: prepare, serve, drain, drop. Part of the session."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Mapping
 
-from edge.errors import BundleError, FormatError, StageError
-from edge.formats.bundle import Blob, Manifest
-from edge.formats.message import Dropped, Event, Failed
+from edge.formats.bundle import Manifest
+from edge.formats.message import Dropped, Failed
 from edge.formats.plan import Deployment, Epoch, parse_epoch
-from edge.protocol.effects import (
-    CloseStage,
-    CollectBlobs,
-    Effect,
-    LoadStage,
-    Log,
-    ReadManifest,
-    SaveServing,
-    StageKey,
-    StageLoaded,
-)
+from edge.protocol.effects import Log, SaveServing, StageClosed, StageKey, StageLoaded
+from edge.protocol.live import LiveBlobs
 from edge.protocol.local_epoch import PROGRESS_SECONDS, LocalEpoch, Phase
-from edge.protocol.needs import Capacity, check_memory, choose_runtime
-from edge.routes import routes
+from edge.protocol.memory import FIT_SECONDS, Memory
+from edge.protocol.needs import Capacity
+from edge.protocol.preparing import Announce, EpochAction, Preparing
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Announce:
-    """Publish an event of this device."""
-
-    event: Event
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Need:
-    """Get a blob from one of its holders."""
-
-    blob: Blob
-    holders: tuple[str, ...]
-
-
-EpochAction = Effect | Announce | Need
-
-
-class Epochs:
+class Epochs(Preparing):
     """Keeps, for every deployment, the newest serving plan and what is prepared beside it."""
 
-    def __init__(self, *, node: str, capacity: Capacity, held: Iterable[str]) -> None:
-        self._node = node
-        self._capacity = capacity
-        self._held = set(held)
-        self._local: dict[tuple[str, str], LocalEpoch] = {}
-        self._serving: dict[str, Deployment] = {}
+    def __init__(self, *, node: str, capacity: Capacity, live: LiveBlobs, memory: Memory) -> None:
+        super().__init__(node=node, capacity=capacity, live=live, memory=memory)
         self._newest: dict[str, Epoch] = {}
-        self._settled: dict[str, tuple[str, Failed | Dropped]] = {}
-        self._previous: dict[str, frozenset[str]] = {}
-        self._served: dict[str, frozenset[str]] = {}
-        self.free_memory_bytes = capacity.memory_bytes
-        self.can_serve = False
-        self.also_keeps: Callable[[], frozenset[str]] = frozenset
 
     # ---------------------------------------------------------------------------------------------------- looking
     def current(self, name: str) -> Deployment | None:
         """Return the newest serving plan of a deployment."""
         return self._serving.get(name)
 
+    def values(self) -> tuple[tuple[str, Deployment], ...]:
+        """Return the newest serving plan of every deployment, tombstones too."""
+        return tuple(self._serving.items())
+
+    def knows(self, name: str) -> bool:
+        """Tell whether a deployment was heard of."""
+        return name in self._newest
+
+    def count(self) -> int:
+        """Return how many deployments were heard of."""
+        return len(self._newest)
+
     def find(self, name: str, epoch: str) -> LocalEpoch | None:
         """Return an epoch that is prepared or served here."""
         return self._local.get((name, epoch))
 
-    def budget_bytes(self) -> int:
-        """Return the memory that a further stage may take."""
-        used = sum(stage.memory_bytes for local in self._local.values() for stage in local.claimed())
-        return max(0, min(self._capacity.memory_bytes - used, self.free_memory_bytes))
+    def runs(self, name: str, epoch: str, stage: str) -> bool:
+        """Tell whether a stage can run, named as in a topic."""
+        local = self._local.get((name, epoch))
+        return local is not None and any(str(index) == stage for index in local.loaded)
 
     def frame_limit_bytes(self) -> int:
         """Return the size of the largest frame that some stage here takes."""
         return max((local.frame_limit_bytes for local in self._local.values()), default=0)
+
+    def next_devices(self) -> frozenset[str]:
+        """Return the devices that stages here may send to."""
+        return frozenset[str]().union(*(local.next_devices for local in self._local.values()))
 
     def wanted(self) -> frozenset[str]:
         """Return the digests of the blobs that some epoch waits for."""
@@ -84,7 +62,7 @@ class Epochs:
         """Return what a coordinator that just came must hear."""
         events: list[EpochAction] = []
         for local in self._local.values():
-            events += self._ready_events(local)
+            events += self._standing(local)
         return events + [Announce(event=event) for _, event in self._settled.values() if isinstance(event, Failed)]
 
     # -------------------------------------------------------------------------------------------- what others say
@@ -94,60 +72,110 @@ class Epochs:
         newest = self._newest.get(name)
         if newest is not None and epoch < newest:
             return []
-        local = self._local.get((name, deployment.epoch))
-        if local is not None:
-            return self._ready_events(local)
-        settled = self._settled.get(name)
-        if settled is not None and settled[0] == deployment.epoch:
-            return [Announce(event=settled[1])]
+        if (standing := self._known(deployment)) is not None:
+            return standing
         self._newest[name] = epoch
         actions: list[EpochAction] = []
         for other in self._of(name):
-            if other.epoch < epoch and other.draining_since is None and not self._is_serving(other):
+            if other.epoch < epoch and other.draining_since is None and not self._is_live(other):
                 actions += self._drop(other)
-        return actions + self._prepare(deployment, epoch, now) + self._collect()
+        return actions + self._prepare(deployment, now, is_new=self._is_new(deployment)) + self.collect()
 
-    def serving(self, deployment: Deployment, now: float) -> list[EpochAction]:
-        """Serve a committed epoch, drain the older ones; a tombstone drops them all."""
+    def canary(self, deployment: Deployment, now: float) -> list[EpochAction]:
+        """Keep an epoch that gets a part of the requests, or prepare it; one older than what serves is over."""
+        name, epoch = deployment.name, parse_epoch(deployment.epoch)
+        serving = self._serving.get(name)
+        if deployment.removed or (serving is not None and epoch <= parse_epoch(serving.epoch)):
+            return []
+        actions: list[EpochAction] = []
+        tried = self._canary.get(name)
+        if tried is not None and tried != deployment.epoch:
+            if epoch < parse_epoch(tried):
+                return []
+            actions += self.end_canary(name)
+        self._canary[name] = deployment.epoch
+        self._newest.setdefault(name, parse_epoch(serving.epoch) if serving is not None else epoch)
+        if (standing := self._known(deployment)) is not None:
+            return actions + standing
+        return actions + self._prepare(deployment, now, is_new=self._is_new(deployment))
+
+    def end_canary(self, name: str) -> list[EpochAction]:
+        """Drop the epoch that got a part of the requests, unless it serves all of them now."""
+        local = self._local.get((name, self._canary.pop(name, "")))
+        if local is None or local.draining_since is not None or self._is_live(local):
+            return []
+        return self._settle(local) + self.collect()
+
+    def serving(self, deployment: Deployment, now: float, *, from_disk: bool = False) -> list[EpochAction]:
+        """Serve a committed epoch, drain the older ones; a tombstone drops them all.
+
+        Args:
+            deployment: what serves.
+            now: monotonic seconds.
+            from_disk: it served here before the agent started.
+        """
         name, epoch = deployment.name, parse_epoch(deployment.epoch)
         known = self._serving.get(name)
         if known is not None and epoch < parse_epoch(known.epoch):
             return []
+        is_new = self._is_new(deployment) and not from_disk
         actions: list[EpochAction] = []
         if known != deployment:
-            self._remember_previous(name)
+            old = self._local.get((name, known.epoch)) if known is not None else None
+            if old is not None and old.epoch < epoch:
+                self._live.superseded(old, deployment)
             self._serving[name] = deployment
             actions.append(SaveServing(deployment=deployment))
         self._newest[name] = max(epoch, self._newest.get(name, epoch))
+        if name in self._canary and parse_epoch(self._canary[name]) <= epoch:
+            del self._canary[name]
         for other in self._of(name):
             if deployment.removed or (other.epoch < epoch and other.phase is not Phase.READY):
                 actions += self._drop(other)
             elif other.epoch < epoch and other.draining_since is None:
                 other.start_draining(now)
         if deployment.removed:
-            self._previous.pop(name, None)
-            self._served.pop(name, None)
-            return actions + self._collect()
-        settled = self._settled.get(name)
-        if (name, deployment.epoch) not in self._local and (settled is None or settled[0] != deployment.epoch):
-            actions += self._prepare(deployment, epoch, now)
-        return actions + self._collect()
+            self._live.removed(name)
+            self._canary.pop(name, None)
+            return actions + self.collect()
+        local = self._local.get((name, deployment.epoch))
+        # A commit counts more than an `Abandon` that came before; what failed here is not tried again.
+        if local is None and not self._has_failed(name, deployment.epoch):
+            actions += self._prepare(deployment, now, is_new=is_new)
+        elif local is not None and known != deployment:
+            # It missed the command, or the coordinator did not wait for it.
+            actions += self._swap(local) if local.phase is Phase.FETCHED else self._serves(local)
+        return actions + self.collect()
 
     def abandon(self, name: str, epoch: str) -> list[EpochAction]:
-        """Drop an epoch that will not be served."""
+        """Drop an epoch that will not be served; what was stopped for it is loaded again."""
         local = self._local.get((name, epoch))
         if local is not None and self._is_serving(local):
             return [Log(level="warning", text=f"epoch {epoch} of {name} is serving: not abandoned")]
+        if self._canary.get(name) == epoch:
+            del self._canary[name]
+        if local is not None:
+            return self._settle(local) + self.collect()
         dropped = Dropped(deployment=name, epoch=epoch)
-        self._settled[name] = (epoch, dropped)
-        if local is None:
-            return [Announce(event=dropped)]
-        return self._drop(local) + self._collect()
+        settled = self._settled.get(name)
+        if settled is None or parse_epoch(settled[0]) <= parse_epoch(epoch):
+            self._note_end(name, epoch, dropped)
+        return [Announce(event=dropped)]
+
+    def swap(self, name: str, epoch: str) -> list[EpochAction]:
+        """Load a fetched epoch in place of what is served under its name; say again how it stands."""
+        local = self._local.get((name, epoch))
+        if local is not None and local.phase is Phase.FETCHED:
+            return self._swap(local)
+        if local is not None:
+            return self._standing(local)
+        settled = self._settled.get(name)
+        return [Announce(event=settled[1])] if settled is not None and settled[0] == epoch else []
 
     # ----------------------------------------------------------------------------------------- what the disk says
     def stored(self, digest: str, now: float) -> list[EpochAction]:
         """A blob is whole."""
-        self._held.add(digest)
+        self._live.held.add(digest)
         actions: list[EpochAction] = []
         for local in tuple(self._local.values()):
             if local.waiting.pop(digest, None) is not None:
@@ -161,7 +189,7 @@ class Epochs:
             is_manifest = local.phase is Phase.MANIFEST and local.manifest_digest == digest
             if digest in local.waiting or is_manifest:
                 actions += self._fail(local, local.stages[0].index, code, reason)
-        return actions + (self._collect() if actions else [])
+        return actions + (self.collect() if actions else [])
 
     def manifest_read(self, digest: str, manifest: Manifest, now: float) -> list[EpochAction]:
         """A manifest is parsed: fetch what its stages need here."""
@@ -176,26 +204,24 @@ class Epochs:
             actions += self._wait_for(local, local.blobs() or (), now)
         return actions
 
-    def dropped(self, digests: Iterable[str]) -> None:
-        """Blobs are gone from the disk."""
-        self._held.difference_update(digests)
-
     # --------------------------------------------------------------------------------------- what the loader says
-    def stage_loaded(self, loaded: StageLoaded) -> list[EpochAction]:
+    def stage_loaded(self, loaded: StageLoaded, now: float) -> list[EpochAction]:
         """A stage can run."""
         local = self._local.get((loaded.key.deployment, loaded.key.epoch))
-        if local is None:
-            return [CloseStage(key=loaded.key)]
+        if local is None or local.phase is Phase.STOPPED or loaded.key in self._closing:
+            return self._close([loaded.key])
         if local.phase is not Phase.LOADING or loaded.key.stage in local.loaded:
             return []  # of a life of this epoch that was dropped and came back: it stands in for what this one loads
         local.loaded[loaded.key.stage] = loaded
         if local.to_load() is not None:
             return self._load_next(local)
-        local.phase = Phase.READY
-        return self._ready_events(local)
+        local.phase, local.ready_since = Phase.READY, now
+        return [*self._standing(local), *(self._serves(local) if self._is_serving(local) else [])]
 
     def stage_refused(self, key: StageKey, code: str, reason: str, now: float) -> list[EpochAction]:
         """A stage cannot be loaded: its epoch fails here."""
+        if key in self._closing:
+            return self.stage_closed(StageClosed(key=key))
         local = self._local.get((key.deployment, key.epoch))
         if local is None or local.phase is not Phase.LOADING or key.stage in local.loaded:
             return []
@@ -203,13 +229,17 @@ class Epochs:
             # A blob was damaged on the disk: it is fetched again, once.
             local.mended = True
             local.phase = Phase.FETCHING
-            closed: list[EpochAction] = [CloseStage(key=loaded.key) for loaded in local.loaded.values()]
-            local.loaded.clear()
-            return closed + self._wait_for(local, local.blobs() or (), now)
-        return self._fail(local, key.stage, code, reason) + self._collect()
+            return self._unload(local) + self._wait_for(local, local.blobs() or (), now)
+        local.phase = Phase.FETCHING  # nothing of it is on its way any more
+        return self._fail(local, key.stage, code, reason) + self.collect()
+
+    def stage_closed(self, closed: StageClosed) -> list[EpochAction]:
+        """A stage is freed: who waited for its memory is loaded."""
+        self._closing.discard(closed.key)
+        return self._load_waiting(closed.key.deployment)
 
     # ------------------------------------------------------------------------------------------------------- time
-    def tick(self, missing_bytes: "dict[str, int]", now: float) -> list[EpochAction]:
+    def tick(self, missing_bytes: Mapping[str, int], now: float) -> list[EpochAction]:
         """Report progress and close what has drained.
 
         Args:
@@ -219,143 +249,42 @@ class Epochs:
         actions: list[EpochAction] = []
         for local in tuple(self._local.values()):
             if local.draining_since is not None and local.has_drained(now):
-                actions += [*self._drop(local), *self._collect()]
-            elif local.phase is not Phase.READY and now - local.last_progress >= PROGRESS_SECONDS:
+                actions += [*self._drop(local), *self.collect()]
+            elif local.phase is Phase.READY:
+                if local.ready_since is not None and now - local.ready_since >= FIT_SECONDS:
+                    actions += self._memory.forgive(*local.name)
+            elif local.phase is not Phase.STOPPED and now - local.last_progress >= PROGRESS_SECONDS:
                 local.last_progress = now
-                actions.append(Announce(event=local.progress(missing_bytes)))
+                actions.append(Announce(event=local.standing(missing_bytes)))
         return actions
 
     # --------------------------------------------------------------------------------------------------- own steps
-    def _prepare(self, deployment: Deployment, epoch: Epoch, now: float) -> list[EpochAction]:
-        if deployment.plan is None or deployment.manifest is None:
-            return []
-        if not self._takes_part(deployment):
-            return []
-        stages = tuple(stage for stage in deployment.plan.stages if self._node in stage.devices)
-        local = LocalEpoch(deployment=deployment, epoch=epoch, stages=stages, last_frame=now)
-        self._local[deployment.name, deployment.epoch] = local
-        self._settled.pop(deployment.name, None)
-        return self._wait_for(local, (deployment.manifest,), now)
-
-    def _wait_for(self, local: LocalEpoch, blobs: Iterable[Blob], now: float) -> list[EpochAction]:
-        local.waiting = {blob.digest: blob for blob in blobs if blob.digest not in self._held}
-        local.total_bytes += sum(blob.size_bytes for blob in local.waiting.values())
-        if not local.waiting:
-            return self._advance(local, now)
-        holders = tuple(holder for holder in local.deployment.holders if holder != self._node)
-        return [Need(blob=blob, holders=holders) for blob in local.waiting.values()]
-
-    def _advance(self, local: LocalEpoch, now: float) -> list[EpochAction]:
-        if local.waiting:
-            return []
-        if local.manifest is None:
-            return [ReadManifest(blob=local.deployment.manifest)] if local.deployment.manifest else []
-        try:
-            check_memory(local.deployment.name, local.stages, self.budget_bytes())
-            choose_runtime(local.manifest, self._capacity.runtimes)
-        except StageError as error:
-            return self._fail(local, local.stages[0].index, type(error).__name__, str(error)) + self._collect()
-        local.phase = Phase.LOADING
-        local.last_progress = now
-        return self._load_next(local)
-
-    def _load_next(self, local: LocalEpoch) -> list[EpochAction]:
-        stage = local.to_load()
-        if stage is None or local.manifest is None:
-            return []
-        return [
-            LoadStage(
-                key=local.key(stage),
-                manifest=local.manifest,
-                first_shard=stage.first_shard,
-                stop_shard=stage.stop_shard,
-                route=local.routes[stage.index],
-                mode=local.deployment.mode,
-                runtime=choose_runtime(local.manifest, self._capacity.runtimes),
-            )
-        ]
-
-    def _take_manifest(self, local: LocalEpoch, manifest: Manifest) -> Exception | None:
-        """Work out what the stages here have to do; return why they cannot."""
-        plan = local.deployment.plan
-        shards = len(manifest.shards)
-        if plan is None or plan.stages[-1].stop_shard != shards:
-            return BundleError(f"plan of {local.deployment.name} does not end at the bundle's {shards} shards")
-        try:
-            found = routes(manifest, plan)
-            choose_runtime(manifest, self._capacity.runtimes)
-            check_memory(local.deployment.name, local.stages, self.budget_bytes())
-        except (StageError, BundleError, FormatError) as error:
-            return error
-        local.take_manifest(manifest, found)
+    def _known(self, deployment: Deployment) -> list[EpochAction] | None:
+        """Return how an epoch stands that is here or was given up; None when it is neither."""
+        name = deployment.name
+        local = self._local.get((name, deployment.epoch))
+        if local is not None:
+            return self._standing(local)
+        settled = self._settled.get(name)
+        if settled is not None and settled[0] == deployment.epoch:
+            return [Announce(event=settled[1])]
         return None
 
-    def _fail(self, local: LocalEpoch, stage: int, code: str, reason: str) -> list[EpochAction]:
-        name, epoch = local.deployment.name, local.deployment.epoch
-        failed = Failed(deployment=name, epoch=epoch, stage=stage, code=code, reason=reason[:500])
-        self._settled[name] = (epoch, failed)
-        return [
-            *self._forget(local),
-            Announce(event=failed),
-            Log(level="error", text=f"{name} {epoch}: {reason}"),
-        ]
+    def _has_failed(self, name: str, epoch: str) -> bool:
+        settled = self._settled.get(name)
+        return settled is not None and settled[0] == epoch and isinstance(settled[1], Failed)
 
-    def _drop(self, local: LocalEpoch) -> list[EpochAction]:
-        dropped = Dropped(deployment=local.deployment.name, epoch=local.deployment.epoch)
-        return [*self._forget(local), Announce(event=dropped)]
+    def _is_new(self, deployment: Deployment) -> bool:
+        """Tell whether a deployment makes another bundle active than the one that serves."""
+        known = self._serving.get(deployment.name)
+        return known is None or known.manifest is None or known.manifest != deployment.manifest
 
-    def _forget(self, local: LocalEpoch) -> list[EpochAction]:
-        del self._local[local.deployment.name, local.deployment.epoch]
-        return [CloseStage(key=loaded.key) for loaded in local.loaded.values()]
-
-    def collect(self) -> list[EpochAction]:
-        """Drop the blobs that nothing needs."""
-        return self._collect()
-
-    def _collect(self) -> list[EpochAction]:
-        """Drop blobs that no live or served epoch and none before it needs; not while a manifest is unread."""
-        keep = set(self.also_keeps())
-        for name, deployment in self._serving.items():
-            if not self._takes_part(deployment):
-                continue
-            local = self._local.get((name, deployment.epoch))
-            if local is not None and (served := local.blobs()) is not None:
-                self._served[name] = frozenset(blob.digest for blob in served)
-            if name not in self._served:
-                return []
-            # Also when it failed to load here just now: the cause may pass, and nobody else may hold its blobs.
-            keep |= self._served[name]
-        for digests in self._previous.values():
-            keep |= digests
-        for local in self._local.values():
-            blobs = local.blobs()
-            if blobs is None:
-                return []
-            keep.update(blob.digest for blob in blobs)
-        if self._held <= keep:
+    def _serves(self, local: LocalEpoch) -> list[EpochAction]:
+        """Note that an epoch which is ready serves: its version, and that nothing is stopped for it any more."""
+        if local.phase is not Phase.READY or local.manifest is None:
             return []
-        self._held &= keep
-        return [CollectBlobs(keep=frozenset(keep))]
-
-    def _remember_previous(self, name: str) -> None:
-        known = self._serving.get(name)
-        local = self._local.get((name, known.epoch)) if known is not None else None
-        blobs = local.blobs() if local is not None else None
-        if blobs is not None:
-            self._previous[name] = frozenset(blob.digest for blob in blobs)
-
-    def _ready_events(self, local: LocalEpoch) -> list[EpochAction]:
-        if local.phase is not Phase.READY or not self.can_serve:
-            return []
-        return [Announce(event=event) for event in local.ready()]
-
-    def _of(self, name: str) -> list[LocalEpoch]:
-        return [local for (other, _), local in self._local.items() if other == name]
-
-    def _takes_part(self, deployment: Deployment) -> bool:
-        stages = deployment.plan.stages if deployment.plan is not None and not deployment.removed else ()
-        return any(self._node in stage.devices for stage in stages)
-
-    def _is_serving(self, local: LocalEpoch) -> bool:
-        serving = self._serving.get(local.deployment.name)
-        return serving is not None and serving.epoch == local.deployment.epoch
+        actions: list[EpochAction] = [*self._memory.served(local.deployment.name, local.manifest)]
+        for other in self._older(local):
+            if other.phase is Phase.STOPPED:
+                actions += self._drop(other)
+        return actions

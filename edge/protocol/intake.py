@@ -13,7 +13,7 @@ from edge.formats.topics import Topics, check_name
 from edge.protocol.effects import Effect, FrameDone, Log, RunFrame, StageKey
 from edge.protocol.epochs import Epochs
 from edge.protocol.joins import Joins, Part
-from edge.protocol.local_epoch import LocalEpoch, Phase
+from edge.protocol.local_epoch import LocalEpoch
 from edge.protocol.relay import Relay
 from edge.transport import Channel, Publication
 
@@ -40,14 +40,16 @@ class _Queued:
 class Intake:
     """Decides about every frame; holds what is queued and who is in the pipeline.
 
-    At stage 0 at most `window` requests of a deployment are in the whole pipeline, of which each of its runners admits
+    At stage 0 at most `window` requests of an epoch are in the whole pipeline, of which each of its runners admits
     an equal share. As many more wait at the door: a client learns of a free place before this device does, and must
     not be turned away for that. A stage that joins keeps parts until all of a request are here.
 
     Attributes:
         poisoned: requests that were being run when an agent died here.
         queue_limit_bytes: most bytes that the frames of all deployments may take while they wait.
-        too_late: frames dropped without an answer because their time was up.
+        too_late: frames dropped without an answer because their time was up, since that was logged.
+        all_too_late: the same since the start.
+        refused: frames answered with an error without a run, by its code.
     """
 
     topics: Topics
@@ -57,10 +59,12 @@ class Intake:
     poisoned: frozenset[str]
     queue_limit_bytes: int
     too_late: int = 0
+    all_too_late: int = 0
+    refused: dict[str, int] = field(default_factory=dict)
     _reassembler: Reassembler = field(default_factory=lambda: Reassembler(limit_bytes=LEAST_FRAME_LIMIT_BYTES))
     _queue: dict[tuple[StageKey, str], _Queued] = field(default_factory=dict)
-    _slots: dict[str, dict[str, float]] = field(default_factory=dict)
-    _door: dict[str, deque[RunFrame]] = field(default_factory=dict)
+    _slots: dict[tuple[str, str], dict[str, float]] = field(default_factory=dict)
+    _door: dict[tuple[str, str], deque[RunFrame]] = field(default_factory=dict)
     _joins: Joins = field(default_factory=Joins)
     _run_seconds: float = 0.0
     _told_late: float = float("-inf")
@@ -69,6 +73,10 @@ class Intake:
     def oldest_seconds(self, now: float) -> float:
         """Return the age of the oldest frame that waits or runs; 0 when there is none."""
         return max((now - queued.arrived for queued in self._queue.values()), default=0.0)
+
+    def waiting(self) -> tuple[int, int]:
+        """Return how many frames wait or run, and their bytes in memory."""
+        return len(self._queue), self._queued_bytes()
 
     def fit_limits(self) -> None:
         """Take the sizes of frames from the stages that are here now."""
@@ -91,7 +99,7 @@ class Intake:
         try:
             frame = decode_frame(data, limit_bytes=self._reassembler.limit_bytes)
         except CorruptFrame as error:
-            return list(self.relay.error(header, error.code, str(error)))
+            return self._refuse(header, error.code, str(error))
         return self._admit(key, frame, len(data), now)
 
     def done(self, done: Done) -> list[Effect]:
@@ -125,18 +133,37 @@ class Intake:
         return self._open_door()
 
     def _open_door(self) -> list[Effect]:
-        """Let in those who wait, as far as there are slots."""
-        jobs: list[Effect] = []
-        for name, waiting in self._door.items():
-            local = self.epochs.current(name)
-            slots = self._slots.setdefault(name, {})
-            while waiting and (local is None or len(slots) < _share(local)):
+        """Let in those who wait, as far as there are slots; tell them when their epoch was closed."""
+        effects: list[Effect] = []
+        for (name, epoch), waiting in tuple(self._door.items()):
+            local = self.epochs.find(name, epoch)
+            if local is None or not local.runs(0):
+                del self._door[name, epoch]
+                for job in waiting:
+                    self._queue.pop((job.key, job.frame.header.request_id), None)
+                    effects += self._turn_away(job.key, job.frame.header, local)
+                continue
+            slots = self._slots.setdefault((name, epoch), {})
+            while waiting and len(slots) < _share(local.deployment):
                 job = waiting.popleft()
                 # Its time in the pipeline begins now: at the door it kept nobody out.
                 admitted = max(job.arrived, self._now)
-                slots[job.frame.header.request_id] = _slot_expires(local, job.frame.header, job.arrived, admitted)
-                jobs.append(job)
-        return jobs
+                expires = _slot_expires(local.deployment, job.frame.header, job.arrived, admitted)
+                slots[job.frame.header.request_id] = expires
+                effects.append(job)
+        for name, epoch in [key for key in self._slots if self.epochs.find(*key) is None]:
+            del self._slots[name, epoch]
+        return effects
+
+    def _turn_away(self, key: StageKey, header: FrameHeader, local: LocalEpoch | None) -> list[Effect]:
+        """Answer a frame for a stage that cannot run now."""
+        if local is None or all(stage.index != key.stage for stage in local.stages):
+            serving = self.epochs.current(key.deployment)
+            current = "none is" if serving is None or serving.removed else f"{serving.epoch} is"
+            text = f"epoch {key.epoch} of {key.deployment} has no stage {key.stage} on {self.node}; {current} serving"
+            return self._refuse(header, "gone", text)
+        text = f"{self.node} is loading stage {key.stage} of {key.deployment}"
+        return self._refuse(header, "busy", text, retry_after_ms=LOADING_RETRY_MS)
 
     def _check_header(self, levels: tuple[str, ...], header: FrameHeader) -> StageKey:
         key = StageKey(header.deployment, header.epoch, header.stage)
@@ -155,23 +182,18 @@ class Intake:
     def _admit(self, key: StageKey, frame: Frame, size_bytes: int, now: float) -> list[Effect]:
         header = frame.header
         local = self.epochs.find(key.deployment, key.epoch)
-        if local is None or all(stage.index != key.stage for stage in local.stages):
-            serving = self.epochs.current(key.deployment)
-            current = "none is" if serving is None or serving.removed else f"{serving.epoch} is"
-            text = f"epoch {key.epoch} of {key.deployment} has no stage {key.stage} on {self.node}; {current} serving"
-            return list(self.relay.error(header, "gone", text))
-        route = local.routes[key.stage] if local.phase is Phase.READY else None
-        if route is None:
-            text = f"{self.node} is loading stage {key.stage} of {key.deployment}"
-            return list(self.relay.error(header, "busy", text, retry_after_ms=LOADING_RETRY_MS))
+        if local is None or not local.runs(key.stage):
+            return self._turn_away(key, header, local)
+        route = local.routes[key.stage]
         if header.parts != len(route.arriving):
             raise FormatError(f"frame: {header.parts} parts for stage {key.stage}, which joins {len(route.arriving)}")
         if header.ttl_ms <= 0:
             self.too_late += 1
+            self.all_too_late += 1
             return []
         if header.request_id in self.poisoned:
             text = f"{self.node} died while it ran this request"
-            told = [*self.relay.error(header, "poison", text), *self.relay.done(header, self._admitting(local, header))]
+            told = [*self._refuse(header, "poison", text), *self.relay.done(header, self._admitting(local, header))]
             return [*told, *self._left(header.request_id)]
         local.last_frame = now
         if (key, header.request_id) in self._queue:
@@ -207,15 +229,19 @@ class Intake:
         )
         return self._queue_up(local, job, held_bytes, taken)
 
+    def _refuse(self, header: FrameHeader, code: str, text: str, *, retry_after_ms: int = 0) -> list[Effect]:
+        self.refused[code] = self.refused.get(code, 0) + 1
+        return list(self.relay.error(header, code, text, retry_after_ms=retry_after_ms))
+
     def _queue_up(self, local: LocalEpoch, job: RunFrame, held_bytes: int, taken: list[Publication]) -> list[Effect]:
         key, header = job.key, job.frame.header
-        slots = self._slots.setdefault(key.deployment, {}) if key.stage == 0 else {}
+        slots = self._slots.setdefault((key.deployment, key.epoch), {}) if key.stage == 0 else {}
         must_wait = key.stage == 0 and header.request_id not in slots and len(slots) >= _share(local.deployment)
         if full := self._full(local, job, held_bytes, must_wait=must_wait):
-            return list(self.relay.error(header, "busy", full, retry_after_ms=self._retry_after_ms()))
+            return self._refuse(header, "busy", full, retry_after_ms=self._retry_after_ms())
         self._queue[key, header.request_id] = _Queued(arrived=job.arrived, size_bytes=held_bytes)
         if must_wait:
-            self._door.setdefault(key.deployment, deque()).append(job)
+            self._door.setdefault((key.deployment, key.epoch), deque()).append(job)
             return list(taken)
         slots[header.request_id] = _slot_expires(local.deployment, header, job.arrived, job.arrived)
         # The run is asked for first: an ack must not delay it.
@@ -224,7 +250,7 @@ class Intake:
     def _full(self, local: LocalEpoch, job: RunFrame, held_bytes: int, *, must_wait: bool) -> str:
         """Return why a frame cannot be queued now, empty when it can."""
         share, name = _share(local.deployment), job.key.deployment
-        if must_wait and len(self._door.get(name, ())) >= share:
+        if must_wait and len(self._door.get((name, job.key.epoch), ())) >= share:
             return f"{name} has {share} requests in its pipeline and as many at its door"
         queued = sum(1 for other, _ in self._queue if other == job.key)
         if not must_wait and queued >= _most_waiting(local.deployment):
@@ -279,10 +305,10 @@ def _check_topic(topics: Topics, topic: str, kind: str, check: Callable[..., str
     check(levels[1], what="node name")
 
 
-def _slot_expires(deployment: Deployment | None, header: FrameHeader, arrived: float, admitted: float) -> float:
+def _slot_expires(deployment: Deployment, header: FrameHeader, arrived: float, admitted: float) -> float:
     """Return until when a request keeps others out: much longer than it may take, and it or its `done` is lost."""
-    plan = deployment.plan if deployment is not None else None
-    usual = plan.latency_seconds + deployment.window * plan.bottleneck_seconds if deployment and plan else 0.0
+    plan = deployment.plan
+    usual = plan.latency_seconds + deployment.window * plan.bottleneck_seconds if plan is not None else 0.0
     return min(_expires(header, arrived), admitted + max(LEAST_SLOT_SECONDS, _SLOT_FACTOR * usual))
 
 

@@ -18,9 +18,9 @@ from edge.formats.packet import Reassembler
 from edge.formats.speed import MAX_MODELS, MAX_SHARDS, ModelSpeed
 from edge.formats.topics import Topics, check_name
 from edge.protocol.effects import BenchEnded, Echoed, Effect, ReadManifest, RunBench, SaveSpeed
-from edge.protocol.epochs import EpochAction, Need
 from edge.protocol.local_epoch import LocalEpoch
 from edge.protocol.needs import choose_runtime
+from edge.protocol.preparing import EpochAction, Need
 from edge.protocol.presence import AgentIdentity, control
 from edge.transport import Channel, Publication
 
@@ -28,6 +28,9 @@ MAX_HOLDERS = 256
 MOST_BENCH_SECONDS = 120.0
 STAGE_SECONDS = 1.0
 """How long the shards of a stage that was just loaded are timed."""
+
+IDLE_SECONDS = 2.0
+"""Not where a frame was run within this time: a switch of epochs must not slow down those who wait for answers."""
 
 _MAX_REQUEST_ID = 64
 _REMEMBERED = 64
@@ -56,6 +59,7 @@ class Measure:
     budget_bytes: Callable[[], int]
     speed: Speed | None = None
     _job: _Job | None = None
+    _ran_at: float = float("-inf")
     _answers: dict[str, Benched] = field(default_factory=dict)
     _echoes: Reassembler = field(
         default_factory=lambda: Reassembler(limit_bytes=_ECHO_BYTES, total_limit_bytes=_ECHO_BYTES)
@@ -122,8 +126,14 @@ class Measure:
         job.manifest = manifest
         return self._wait_for(manifest.blobs(0, len(manifest.shards)))
 
-    def stage_loaded(self, local: LocalEpoch, stage: int) -> list[Effect]:
-        """A stage was loaded: time its shards for a moment, unless that is known."""
+    def ran(self, now: float) -> None:
+        """Note that a frame was run."""
+        self._ran_at = now
+
+    def stage_loaded(self, local: LocalEpoch, stage: int, now: float) -> list[Effect]:
+        """A stage was loaded: time its shards for a moment, unless that is known or frames come."""
+        if now - self._ran_at < IDLE_SECONDS:
+            return []
         manifest, loaded = local.manifest, next(part for part in local.stages if part.index == stage)
         if manifest is None or len(manifest.shards) > MAX_SHARDS:
             return []

@@ -21,6 +21,9 @@ ANNOUNCE_SECONDS = 1.0
 ANSWER_SECONDS = 0.5
 """Within this time a hello is answered, each node at a moment of its own: a large fleet must not answer all at once."""
 
+BIRTH_SECONDS = 0.5
+"""How long a birth message waits for the data connection at most: who hears it may send frames at once."""
+
 RIVAL_SECONDS = 30.0
 RIVAL_TIMES = 3
 
@@ -57,6 +60,7 @@ class Presence:
         held_bytes: size of all blobs held.
         free_disk_bytes: room for further ones.
         due: whether something changed that was not announced yet.
+        cordoned: whether new plans leave it out.
     """
 
     identity: AgentIdentity
@@ -66,7 +70,9 @@ class Presence:
     connect: int = 0
     online: bool = False
     due: bool = False
+    cordoned: bool = False
     _announced: float = float("-inf")
+    _is_born: bool = False
     _answer_at: float | None = None
     _answers: int = 0
     _rivals: list[float] = field(default_factory=list)
@@ -76,12 +82,19 @@ class Presence:
         """The session of this connection."""
         return Session(boot=self.identity.boot, connect=self.connect)
 
-    def connected(self, connect: int, free_memory_bytes: int, now: float) -> list[Effect]:
-        """Come online."""
-        self.connect, self.online = connect, True
-        self._announced, self._answer_at = float("-inf"), None
-        hello = control(self.topics.hello(), Hello(node=self.identity.name), qos=1)
-        return [*self.announce(free_memory_bytes, now), hello]
+    def connected(self, connect: int, free_memory_bytes: int, now: float, *, born: bool = True) -> list[Effect]:
+        """Come online; unless it is `born` at once, when frames can arrive, or after `BIRTH_SECONDS`."""
+        self.connect, self.online, self._is_born = connect, True, False
+        self._announced = float("-inf") if born else now + BIRTH_SECONDS - ANNOUNCE_SECONDS
+        self._answer_at = None
+        return self.announce(free_memory_bytes, now)
+
+    def born(self, free_memory_bytes: int, now: float) -> list[Effect]:
+        """Note that frames can arrive: nothing keeps the birth message any more."""
+        if self._is_born or not self.online:
+            return []
+        self._announced = float("-inf")
+        return self.announce(free_memory_bytes, now)
 
     def announce(self, free_memory_bytes: int, now: float) -> list[Effect]:
         """Publish birth message and description; at most once in `ANNOUNCE_SECONDS`, else when it is due next."""
@@ -89,6 +102,7 @@ class Presence:
             self.due = True
             return []
         self._announced, self.due = now, False
+        is_birth, self._is_born = not self._is_born, True
         me = self.identity
         about = About(
             node=me.name,
@@ -101,10 +115,12 @@ class Presence:
             cores=me.cores,
             held_bytes=self.held_bytes,
             agent_version=me.agent_version,
+            cordoned=self.cordoned,
         )
         return [
             state_publication(self.topics, me, connect=self.connect, online=True, now=now),
             control(self.topics.about(me.name), about, qos=1, retain=True),
+            *([control(self.topics.hello(), Hello(node=me.name, role="agent"), qos=1)] if is_birth else ()),
         ]
 
     def asked(self, now: float) -> None:

@@ -7,12 +7,12 @@ import msgspec
 
 from edge.errors import RequestError
 from edge.formats.frame import FrameError, FrameHeader, Hop, encode_frame
-from edge.formats.message import Done, Session, Taken, encode_message
+from edge.formats.message import Done, Session, State, Taken, encode_message
 from edge.formats.packet import split
 from edge.formats.tensor import Array
 from edge.formats.topics import Topics
 from edge.protocol.effects import Onward, RunFrame
-from edge.protocol.runners import FrameKey, Runners, meeting_place
+from edge.protocol.runners import FrameKey, Runners
 from edge.transport import Channel, Publication
 
 
@@ -63,6 +63,10 @@ class Relay:
         """Note that the receiver of a frame has it."""
         self._runners.taken(taken.node, FrameKey(taken.request_id, taken.attempt, taken.stage))
 
+    def state(self, state: State) -> None:
+        """Note whether a device is there: frames go to others while it is away."""
+        self._runners.state(state)
+
     def after_run(
         self, job: RunFrame, outputs: Mapping[str, Array], *, started: float, stopped: float
     ) -> list[Publication]:
@@ -108,9 +112,9 @@ class Relay:
     def _receiver(self, onward: Onward, header: FrameHeader, now: float) -> str:
         """Return which device gets a frame; parts of one request must meet, whoever sends them."""
         if onward.hand.parts > 1:
-            return meeting_place(onward.runners, header.request_id, header.attempt)
+            return self._runners.meet(onward.runners, header.request_id, header.attempt, standbys=onward.standbys)
         key = FrameKey(header.request_id, header.attempt, header.stage)
-        return self._runners.choose(onward.runners, key, now)
+        return self._runners.choose(onward.runners, key, now, standbys=onward.standbys)
 
     def after_error(self, job: RunFrame, error: RequestError) -> list[Publication]:
         """Return what follows a run that failed."""

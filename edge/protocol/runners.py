@@ -1,11 +1,15 @@
-"""Which device of several that run one stage gets the next frame, by what they have taken so far."""
+"""Which device of several that hold one stage gets the next frame, by their states and what they have taken so far."""
 
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import NamedTuple
 from zlib import crc32
+
+from edge.formats.message import Session, State
+from edge.protocol.absences import Absences, Change
 
 SILENT_SECONDS = 1.0
 """How long a frame may be on its way before others are preferred to its device."""
@@ -41,10 +45,11 @@ class _Silence:
 
 
 class Runners:
-    """The frames that one node sent and that were not taken yet; safe to use from several threads.
+    """Who is there, and the frames that one node sent and that were not taken yet; safe to use from several threads.
 
-    A silent device keeps its frames untaken, so the next ones go to others. Once they are forgotten it gets one frame,
-    and if that is not taken either, one more after an ever longer pause. Any ack of it ends its silence.
+    A device that its state says is away gets nothing while another is there. A silent one keeps its frames untaken, so
+    the next ones go to others. Once they are forgotten it gets one frame, and if that is not taken either, one more
+    after an ever longer pause. Any ack of it ends its silence.
     """
 
     def __init__(self, node: str = "") -> None:
@@ -60,22 +65,38 @@ class Runners:
         self._silent: dict[str, _Silence] = {}
         self._turns: dict[str, int] = {}
         self._turn = 0
+        self._absences = Absences()
 
-    def choose(self, devices: Sequence[str], key: FrameKey, now: float, *, avoid: str = "") -> str:
-        """Return who gets a frame, and note that it is sent: who has the fewest untaken frames, ties in turn.
+    def choose(
+        self,
+        runners: Sequence[str],
+        key: FrameKey,
+        now: float,
+        *,
+        standbys: Sequence[str] = (),
+        avoid: str = "",
+    ) -> str:
+        """Return who gets a frame, and note that it is sent.
+
+        It is a runner that is there; without one, a standby that is there; else any. Of several, it is who has the
+        fewest untaken frames, ties in turn.
 
         Args:
-            devices: those that run its stage, at least one.
+            runners: those that run its stage, at least one.
             key: of the frame.
             now: monotonic seconds.
-            avoid: a device that is only chosen when it is the only one.
+            standbys: those that only hold the stage.
+            avoid: a device that is only chosen when no other is there.
         """
-        if len(devices) == 1:
-            return devices[0]
+        if len(runners) == 1 and not standbys:
+            return runners[0]
         with self._lock:
             self._expire(now)
+            avoided = {avoid, self._silent_before(key, now)}
             self._drop(key)
-            chosen = min(devices, key=lambda device: self._place(device, now, avoid))
+            idle = frozenset(standbys) - frozenset(runners)
+            devices = dict.fromkeys((*runners, *standbys))
+            chosen = min(devices, key=lambda device: self._place(device, now, avoided, idle))
             if len(self._turns) >= _MAX_DEVICES:
                 self._turns.clear()
                 self._silent.clear()
@@ -86,6 +107,38 @@ class Runners:
             if len(self._where) > MAX_UNTAKEN:
                 self._drop(next(iter(self._where)))
             return chosen
+
+    def meet(self, runners: Sequence[str], request_id: str, attempt: int, *, standbys: Sequence[str] = ()) -> str:
+        """Return where all parts of a request meet, see `meeting_place`; devices that are away are passed over."""
+        with self._lock:
+            there = [device for device in runners if not self._absences.is_away(device)]
+            spare = [device for device in standbys if not self._absences.is_away(device)]
+        if there or spare:
+            return meeting_place(there, request_id, attempt, standbys=spare)
+        return meeting_place(runners, request_id, attempt, standbys=standbys)
+
+    def state(self, state: State) -> Change | None:
+        """Take the state of a device; return what it changes.
+
+        What was on its way to one that is away is not counted against it: it starts anew when it is back.
+        """
+        with self._lock:
+            change = self._absences.take(state)
+            if change is not None:
+                for key in tuple(self._untaken.get(change.device, ())):
+                    self._drop(key)
+                self._silent.pop(change.device, None)
+            return change
+
+    def session(self, device: str) -> Session | None:
+        """Return the newest session that a device's state told, None when none did."""
+        with self._lock:
+            return self._absences.session(device)
+
+    def is_away(self, device: str) -> bool:
+        """Tell whether the state of a device says that it is gone."""
+        with self._lock:
+            return self._absences.is_away(device)
 
     def taken(self, device: str, key: FrameKey) -> None:
         """Note that a device has a frame, or has answered it."""
@@ -100,7 +153,15 @@ class Runners:
             self._expire(now)
             return len(self._untaken.get(device, ()))
 
-    def _place(self, device: str, now: float, avoid: str) -> tuple[bool, bool, int, int]:
+    def _silent_before(self, key: FrameKey, now: float) -> str:
+        """Return who left the attempt before this one untaken for a while: others are asked first."""
+        before = key._replace(attempt=key.attempt - 1)
+        device = self._where.get(before, "")
+        return device if device and now - self._untaken[device][before] >= SILENT_SECONDS / 2 else ""
+
+    def _place(
+        self, device: str, now: float, avoided: AbstractSet[str], idle: AbstractSet[str]
+    ) -> tuple[bool, bool, bool, bool, int, int]:
         """Return what is least for the device to choose."""
         untaken: Mapping[FrameKey, float] = self._untaken.get(device, {})
         silence = self._silent.get(device)
@@ -112,7 +173,8 @@ class Runners:
         if turn is None:
             # All senders in one order would all send to the same device at the same time.
             turn = self._turns[device] = -crc32(f"{self._node}/{device}".encode()) if self._node else 0
-        return device == avoid, is_silent, len(untaken), turn
+        away = self._absences.is_away(device)
+        return away, device in avoided, is_silent, device in idle, len(untaken), turn
 
     def _expire(self, now: float) -> None:
         while self._where:
@@ -133,6 +195,11 @@ class Runners:
                 del self._untaken[device]
 
 
-def meeting_place(devices: Sequence[str], request_id: str, attempt: int) -> str:
-    """Return where all parts of a request meet: the same device for every sender, another one for each attempt."""
-    return devices[(crc32(request_id.encode()) + attempt) % len(devices)]
+def meeting_place(runners: Sequence[str], request_id: str, attempt: int, *, standbys: Sequence[str] = ()) -> str:
+    """Return where all parts of a request meet: the same device for every sender, another one for each attempt.
+
+    The first attempt goes to a runner where there is one; further ones go on through the others, standbys after them.
+    """
+    devices = (*runners, *standbys)
+    first = crc32(request_id.encode()) % (len(runners) or len(devices))
+    return devices[(first + attempt) % len(devices)]

@@ -6,23 +6,22 @@ served), `blobs` (what is on its way), `intake` (frames) and `measure` (how fast
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from edge.errors import FormatError, ShardwireError
 from edge.formats.message import (
     Abandon,
     BenchRequest,
+    Cordon,
     Done,
-    Heartbeat,
     Hello,
-    Lease,
     Session,
     Speed,
+    State,
+    Swap,
     Taken,
     decode_message,
 )
-from edge.formats.plan import Deployment
 from edge.formats.topics import Topics, check_name
 from edge.protocol.blobs import Blobs
 from edge.protocol.effects import (
@@ -34,78 +33,74 @@ from edge.protocol.effects import (
     FrameDone,
     Log,
     ManifestRead,
+    StageClosed,
     StageLoaded,
     StageRefused,
     Subscribe,
     Tick,
 )
-from edge.protocol.epochs import Announce, EpochAction, Epochs, Need
+from edge.protocol.epochs import Epochs
 from edge.protocol.intake import Intake
-from edge.protocol.loads import Loads
+from edge.protocol.keeping import Keeping
+from edge.protocol.live import LiveBlobs
 from edge.protocol.measure import Measure
+from edge.protocol.memory import Memory
 from edge.protocol.needs import Capacity
+from edge.protocol.neighbours import Neighbours
+from edge.protocol.on_disk import OnDisk
+from edge.protocol.pace import Pace
+from edge.protocol.preparing import Announce, EpochAction, Need
 from edge.protocol.presence import AgentIdentity, Presence, control
 from edge.protocol.readings import Readings
 from edge.protocol.relay import Relay
+from edge.protocol.retained import Retained
+from edge.protocol.vitals import Vitals
 from edge.transport import Channel, Connected, Disconnected, Received, Subscribed
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class OnDisk:
-    """What an agent finds on its disk when it starts.
-
-    Attributes:
-        serving: newest serving plan of each deployment.
-        held: digests of the blobs.
-        poisoned: requests that killed it.
-        speed: what was measured of it, None when nothing was.
-    """
-
-    serving: tuple[Deployment, ...] = ()
-    held: frozenset[str] = frozenset()
-    held_bytes: int = 0
-    free_disk_bytes: int = 0
-    poisoned: frozenset[str] = frozenset()
-    speed: Speed | None = None
 
 
 class AgentSession:
     """One agent: feed it every event, carry out every effect, in order."""
 
-    def __init__(self, identity: AgentIdentity, disk: OnDisk, *, readings: Readings | None = None) -> None:
+    def __init__(
+        self,
+        identity: AgentIdentity,
+        disk: OnDisk,
+        *,
+        readings: Readings | None = None,
+        fetch_bytes_per_second: float | None = None,
+    ) -> None:
         """Start with what the disk has.
 
         Args:
             identity: of the agent.
             disk: what it found there.
             readings: of deployments; its own when left out. A simulation has one for all its agents.
+            fetch_bytes_per_second: most bytes of blobs while it serves; None for a part of its link.
         """
-        self._readings = readings or Readings()
         self._name = identity.name
         self._topics = Topics(fleet=identity.fleet)
         self._disk = disk
         self._data_up = False
+        self._memory = Memory(disk.marks, disk.deaths)
         self._presence = Presence(
             identity=identity,
             topics=self._topics,
             held_bytes=disk.held_bytes,
             free_disk_bytes=disk.free_disk_bytes,
+            cordoned=disk.marks.cordoned,
         )
-        self._loads = Loads()
         capacity = Capacity(memory_bytes=identity.memory_bytes, runtimes=identity.runtimes)
-        self._epochs = Epochs(node=self._name, capacity=capacity, held=disk.held)
+        live = LiveBlobs(disk.held)
+        self._epochs = Epochs(node=self._name, capacity=capacity, live=live, memory=self._memory)
+        self._keeping = Keeping(node=self._name, live=live, find=self._epochs.find, collect=self._epochs.collect)
         self._measure = Measure(
             topics=self._topics, identity=identity, budget_bytes=self._epochs.budget_bytes, speed=disk.speed
         )
-        self._epochs.also_keeps = self._measure.keeps
-        self._blobs = Blobs(
-            topics=self._topics,
-            node=self._name,
-            presence=self._presence,
-            users=(self._epochs, self._measure),
-            carry=self._carry,
-            spoiled=lambda digest: self._epochs.dropped((digest,)),
-        )
+        live.also += [self._measure.keeps, self._keeping.keeps]
+        self._blobs = self._make_blobs(disk, Pace(bytes_per_second=fetch_bytes_per_second))
+        self._blobs.make_room = self._epochs.make_room
+        self._live = live
+        self._link_known(disk.speed)
         self.relay = Relay(topics=self._topics, node=self._name, session=Session(boot=identity.boot, connect=0))
         self._intake = Intake(
             topics=self._topics,
@@ -115,20 +110,34 @@ class AgentSession:
             poisoned=disk.poisoned,
             queue_limit_bytes=identity.memory_bytes // 4,
         )
+        self._vitals = Vitals(topics=self._topics, presence=self._presence, intake=self._intake, epochs=self._epochs)
+        self._retained = self._make_retained(readings or Readings(), seed=f"{self._name} {identity.instance}")
+        self._neighbours = Neighbours(self._topics)
         self._steps = self._all_steps()
-        self._control_readers: dict[str, Callable[[Received, str, float], list[Effect]]] = {
-            "state": self._own_state,
-            "command": self._command,
-            "hello": self._hello,
-            "lease": self._lease,
-            "desired": self._desired,
-            "serving": self._serving,
-        }
-        self._data_readers: dict[str, Callable[[bytes, float], list[Effect]]] = {
-            "fetch": self._blobs.fetch_request,
-            "blocks": self._blobs.block,
-            "ack": self._ack,
-        }
+        self._control_readers, self._data_readers = self._control_topics(), self._data_topics()
+
+    def _make_blobs(self, disk: OnDisk, pace: Pace) -> Blobs:
+        return Blobs(
+            topics=self._topics,
+            node=self._name,
+            presence=self._presence,
+            users=(self._epochs, self._measure, self._keeping),
+            carry=self._carry,
+            spoiled=lambda digest: self._gone((digest,)),
+            pace=pace,
+            partial=disk.partial,
+        )
+
+    def _make_retained(self, readings: Readings, *, seed: str) -> Retained:
+        return Retained(
+            topics=self._topics,
+            node=self._name,
+            epochs=self._epochs,
+            keeping=self._keeping,
+            memory=self._memory,
+            readings=readings,
+            seed=seed,
+        )
 
     def _all_steps(self) -> dict[type[Any], Callable[[Any, float], list[Effect]]]:
         return {
@@ -143,8 +152,27 @@ class AgentSession:
             ManifestRead: self._manifest_read,
             StageLoaded: self._stage_loaded,
             StageRefused: self._stage_refused,
+            StageClosed: lambda event, now: self._carry(self._epochs.stage_closed(event), now),
             FrameDone: self._frame_done,
             BenchEnded: self._bench_ended,
+        }
+
+    def _control_topics(self) -> dict[str, Callable[[Received, str, float], list[Effect]]]:
+        return {
+            "state": self._state,
+            "command": self._command,
+            "hello": self._hello,
+            "lease": lambda event, _, now: self._carry(self._retained.lease(event, now), now),
+            "desired": lambda event, name, now: self._carry(self._retained.desired(event, name, now), now),
+            "serving": lambda event, name, now: self._carry(self._retained.serving(event, name, now), now),
+            "canary": lambda event, name, now: self._carry(self._retained.canary(event, name, now), now),
+        }
+
+    def _data_topics(self) -> dict[str, Callable[[bytes, float], list[Effect]]]:
+        return {
+            "fetch": self._blobs.fetch_request,
+            "blocks": self._blobs.block,
+            "ack": self._ack,
         }
 
     @property
@@ -157,7 +185,7 @@ class AgentSession:
         effects: list[Effect] = []
         # Tombstones last: they collect blobs, and what the live ones need must be known by then.
         for deployment in sorted(self._disk.serving, key=lambda found: found.removed):
-            effects += self._carry(self._epochs.serving(deployment, now), now)
+            effects += self._carry(self._retained.serves(deployment, now, from_disk=True), now)
         return effects
 
     def handle(self, event: AgentEvent, now: float) -> list[Effect]:
@@ -182,34 +210,41 @@ class AgentSession:
         if event.channel is Channel.DATA:
             self._data_up = True
             data = (topics.any_run(name), topics.fetch(name), topics.blocks(name), topics.ack(name), topics.echo(name))
-            return [Subscribe(channel=Channel.DATA, filter=filter) for filter in data]
-        filters = (
-            topics.state(name),
-            topics.command(name),
-            topics.hello(),
-            topics.any_deployment("desired"),
-            topics.any_deployment("serving"),
-            topics.lease(),
-        )
+            subscribed = [Subscribe(channel=Channel.DATA, filter=filter) for filter in data]
+            return [*subscribed, *self._vitals.again(now, data_up=True)]
+        filters = (topics.state(name), topics.command(name), topics.hello())
+        self._neighbours.connected()
         # Subscribed before it is announced: who sees us may send a command at once.
         return [
             *(Subscribe(channel=Channel.CONTROL, filter=filter) for filter in filters),
+            *self._retained.connected(),
+            *self._neighbours.fit(self._watched()),
             *self._measure.announce(),
-            *self._presence.connected(event.connect, self._epochs.budget_bytes(), now),
+            *self._presence.connected(event.connect, self._epochs.budget_bytes(), now, born=self._epochs.can_serve),
+            *self._standing(now),  # what came about while the connection was down, nobody heard
         ]
 
-    def _disconnected(self, event: Disconnected, _now: float) -> list[Effect]:
+    def _disconnected(self, event: Disconnected, now: float) -> list[Effect]:
         if event.channel is Channel.DATA:
             self._data_up = self._epochs.can_serve = False
-        else:
-            self._presence.online = False
+            self._blobs.paused()
+            return [*self._vitals.again(now, data_up=False)]
+        self._presence.online = False
         return []
 
     def _subscribed(self, event: Subscribed, now: float) -> list[Effect]:
+        if event.channel is Channel.CONTROL:
+            self._retained.subscribed(event.filter, now)
+            return []
+        if event.filter == self._topics.blocks(self._name):
+            return self._blobs.resumed(now)
         if event.filter != self._topics.any_run(self._name):
             return []
         self._epochs.can_serve = True
-        return self._carry(self._epochs.events(), now)
+        return [*self._presence.born(self._epochs.budget_bytes(), now), *self._carry(self._epochs.events(), now)]
+
+    def _watched(self) -> frozenset[str]:
+        return (self._epochs.next_devices() | self._blobs.holders) - {self._name}
 
     def _announce(self, now: float) -> list[Effect]:
         return self._presence.announce(self._epochs.budget_bytes(), now)
@@ -221,6 +256,8 @@ class AgentSession:
             return []
         if event.channel is Channel.DATA:
             if levels[:2] == ("run", self._name) and len(levels) == 5:
+                if self._epochs.runs(*levels[2:]):  # what is only turned away does not slow down blobs
+                    self._blobs.pace.frame(now)
                 return self._intake.packet(levels, event.payload, now)
             if levels == ("device", self._name, "echo"):
                 return self._measure.echo(event.payload, now)
@@ -228,76 +265,84 @@ class AgentSession:
             return read(event.payload, now) if read is not None else []
         subject = levels[1]
         asked = levels in (
-            ("device", self._name, "state"),
+            ("device", subject, "state"),
             ("device", self._name, "command"),
             ("fleet", "hello"),
             ("coordinator", "lease"),
-            ("deployment", subject, "desired"),
-            ("deployment", subject, "serving"),
+            *(("deployment", subject, kind) for kind in ("desired", "serving", "canary")),
         )
         return self._control_readers[levels[-1]](event, subject, now) if asked else []
 
-    def _own_state(self, event: Received, _subject: str, now: float) -> list[Effect]:
-        return self._presence.own_state(event, self._epochs.budget_bytes(), now)
+    def _state(self, event: Received, device: str, now: float) -> list[Effect]:
+        if device == self._name:
+            return self._presence.own_state(event, self._epochs.budget_bytes(), now)
+        if not self._neighbours.watches(device) or not event.payload:
+            return []  # an empty one: the device was forgotten, which says nothing about its life
+        state = decode_message(event.payload, State)
+        if state.node != device:
+            raise FormatError(f"state of {state.node[:64]!r} on the topic of {device}")
+        self.relay.state(state)
+        return self._blobs.state(state, now)
 
     def _hello(self, event: Received, _subject: str, now: float) -> list[Effect]:
-        if decode_message(event.payload, Hello).node == self._name:
-            return []
-        self._presence.asked(now)
+        hello = decode_message(event.payload, Hello)
+        if hello.node != self._name and hello.role != "agent":
+            self._presence.asked(now)
         return []
 
     def _answer_hello(self, now: float) -> list[Effect]:
-        return [*self._measure.announce(), *self._announce(now), *self._carry(self._epochs.events(), now)]
+        return [*self._measure.announce(), *self._announce(now), *self._standing(now)]
 
-    def _lease(self, event: Received, _subject: str, _now: float) -> list[Effect]:
-        decode_message(event.payload, Lease)
-        return []
-
-    def _desired(self, event: Received, subject: str, now: float) -> list[Effect]:
-        if not event.payload:
-            return []  # the coordinator took its retained value back; an `Abandon` says what to drop
-        deployment = self._readings.read(event.topic, event.payload, name=subject)
-        return self._carry(self._epochs.desired(deployment, now), now)
-
-    def _serving(self, event: Received, subject: str, now: float) -> list[Effect]:
-        deployment = self._readings.read(event.topic, event.payload, name=subject)
-        return self._carry(self._epochs.serving(deployment, now), now)
+    def _standing(self, now: float) -> list[Effect]:
+        return self._carry([*self._epochs.events(), *self._keeping.events()], now)
 
     def _command(self, event: Received, _subject: str, now: float) -> list[Effect]:
         command = decode_message(event.payload, object)
         if isinstance(command, BenchRequest):
             return self._carry(self._measure.command(command), now)
-        if not isinstance(command, Abandon):
+        if isinstance(command, Cordon):
+            self._presence.cordoned, self._presence.due = command.cordoned, True
+            return [*self._carry(self._memory.cordon(command.cordoned), now), *self._announce(now)]
+        if not isinstance(command, Abandon | Swap):
             raise FormatError(f"{type(command).__name__} is no command to a device")
         check_name(command.deployment, what="deployment name")
-        return self._carry(self._epochs.abandon(command.deployment, command.epoch), now)
+        carry_out = self._epochs.abandon if isinstance(command, Abandon) else self._epochs.swap
+        return self._carry(carry_out(command.deployment, command.epoch), now)
 
     # ------------------------------------------------------------------------------------------------------- blobs
     def _blobs_dropped(self, event: BlobsDropped, now: float) -> list[Effect]:
         self._presence.held_bytes, self._presence.free_disk_bytes = event.held_bytes, event.free_disk_bytes
-        self._epochs.dropped(event.digests)
+        self._gone(event.digests)
         return self._announce(now)
 
+    def _gone(self, digests: tuple[str, ...]) -> None:
+        self._live.held.difference_update(digests)
+        self._keeping.dropped(digests)
+        self._blobs.dropped(digests)
+
     def _manifest_read(self, event: ManifestRead, now: float) -> list[Effect]:
+        self._keeping.manifest_read(event.digest, event.manifest)
         read = self._epochs.manifest_read(event.digest, event.manifest, now)
         return self._carry([*read, *self._measure.manifest_read(event.digest, event.manifest)], now)
 
     # ---------------------------------------------------------------------------------------------- stages, frames
     def _stage_loaded(self, event: StageLoaded, now: float) -> list[Effect]:
         self._presence.due = True
-        effects = self._carry(self._epochs.stage_loaded(event), now)
+        effects = self._carry(self._epochs.stage_loaded(event, now), now)
         local = self._epochs.find(event.key.deployment, event.key.epoch)
-        return effects + (self._measure.stage_loaded(local, event.key.stage) if local is not None else [])
+        return effects + (self._measure.stage_loaded(local, event.key.stage, now) if local is not None else [])
 
     def _stage_refused(self, event: StageRefused, now: float) -> list[Effect]:
         return self._carry(self._epochs.stage_refused(event.key, event.code, event.reason, now), now)
 
     def _frame_done(self, event: FrameDone, now: float) -> list[Effect]:
-        self._loads.done(event, now)
+        self._vitals.frame_done(event, now)
+        self._measure.ran(now)
         return self._intake.frame_done(event)
 
     def _bench_ended(self, event: BenchEnded, now: float) -> list[Effect]:
         effects = self._carry(self._measure.ended(event), now)
+        self._link_known(self._measure.speed)
         if event.job.request_id and self._presence.free_disk_bytes < self._presence.held_bytes:
             # What was fetched for a bench is kept for the deployment that may follow, not where disks are small.
             effects += self._carry(self._epochs.collect(), now)
@@ -315,15 +360,9 @@ class AgentSession:
     # -------------------------------------------------------------------------------------------------------- time
     def _beat(self, event: Beat, now: float) -> list[Effect]:
         self._epochs.free_memory_bytes = event.free_memory_bytes
-        heartbeat = Heartbeat(
-            node=self._name,
-            session=self.session,
-            frames_done=event.frames_done,
-            oldest_queued_seconds=self._intake.oldest_seconds(now),
-            data_up=self._data_up,
-            stages=self._loads.report(lambda key: self._epochs.find(key.deployment, key.epoch) is not None),
-        )
-        return [control(self._topics.heartbeat(self._name), heartbeat, qos=0)]
+        heartbeat = self._vitals.heartbeat(event, now, data_up=self._data_up)
+        metrics = self._vitals.metrics(event, now, blobs=self._blobs.counters(), transfers=self._blobs.transfers)
+        return [heartbeat, *metrics]
 
     def _tick(self, _event: Tick, now: float) -> list[Effect]:
         effects = self._intake.tick(now)
@@ -331,6 +370,9 @@ class AgentSession:
             # While the connection is down nobody can answer, and no holder is to blame.
             effects += self._blobs.tick(now)
         effects += self._carry(self._epochs.tick(self._blobs.missing_bytes(), now), now)
+        effects += self._carry(self._keeping.tick(now), now)
+        if self._presence.online:
+            effects += self._retained.tick(now)
         if self._presence.must_answer(now):
             effects += self._answer_hello(now)
         return effects + (self._announce(now) if self._presence.due else [])
@@ -347,4 +389,10 @@ class AgentSession:
                 effects.append(action)
         self._blobs.forget_unwanted()
         self._intake.fit_limits()
+        if self._presence.online:
+            effects += self._neighbours.fit(self._watched())
         return effects
+
+    def _link_known(self, speed: Speed | None) -> None:
+        if speed is not None and speed.link is not None:
+            self._blobs.pace.measured(speed.link.bytes_per_second)

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from edge.client import Client
-from edge.errors import InvalidInput, TransportError
+from edge.errors import InvalidInput, RequestError, StoreError, TransportError
 from edge.formats.bundle import Manifest
 from edge.formats.tensor import Array, check_inputs
 from edge.formats.topics import check_name
+from edge.outbox import DurableClient, Outbox
 from edge.preprocess import read_labels
 from edge.protocol.requests import InferenceResult
-from host.cli.console import out, print_json, read_inputs
+from host.cli.console import err, out, print_json, read_inputs
 from host.cli.options import DEFAULT_BROKER, DEFAULT_FLEET, Broker, Fleet, Json, quiet_transport
 from host.cli.run import describe
 from host.cli.signals import terminated_as_exit
@@ -42,6 +45,14 @@ def command(
             metavar="DEVICE=SOCKET",
         ),
     ] = None,
+    outbox: Annotated[
+        Path | None,
+        typer.Option(
+            help="Keep requests in this file until their answers are shown; what an earlier command left there goes "
+            "first.",
+            metavar="FILE",
+        ),
+    ] = None,
     broker: Broker = DEFAULT_BROKER,
     fleet: Fleet = DEFAULT_FLEET,
     json: Json = False,
@@ -50,17 +61,50 @@ def command(
     quiet_transport()
     check_name(name, what="deployment name")
     paths = [*(files or []), *(inputs or [])]
-    if not paths:
+    if not paths and outbox is None:
         raise typer.BadParameter("give photos or .npz files", param_hint="FILES")
     doors = _doors(door or ())
-    with terminated_as_exit(), Client.connect(broker, fleet=fleet, doors=doors) as client:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(terminated_as_exit())
+        kept = None if outbox is None else stack.enter_context(Outbox(outbox))
+        client = stack.enter_context(
+            Client.connect(broker, fleet=fleet, name=kept.client_name if kept else None, doors=doors)
+        )
         manifest = _manifest(client, name)
         # Read before anything is sent: one bad file among many stops the whole command, not half of it.
         requests = [_request(path, manifest) for path in paths]
-        results = client.stream(name, requests, window=window if stream else 1, deadline_seconds=deadline, observe=True)
-        records = list(_shown(paths, results, manifest, top=top, quiet=json))
+        screen = _Screen(manifest=manifest, top=top, quiet=json)
+        if kept is None:
+            depth = window if stream else 1
+            results = client.stream(name, requests, window=depth, deadline_seconds=deadline, observe=True)
+            records = list(_shown(paths, results, screen))
+        else:
+            durable = DurableClient(client, kept)
+            futures = list(durable.resume().values())
+            for path, tensors in zip(paths, requests, strict=True):
+                futures.append(durable.submit(name, tensors, deadline_seconds=deadline, tag=str(path)))
+            records = _durable(futures, kept, screen)
     if json:
         print_json(records)
+
+
+def _durable(futures: Sequence[Future[InferenceResult]], outbox: Outbox, shown: _Screen) -> list[dict[str, Any]]:
+    """Show the answers as they come; a request leaves the outbox once its answer was shown."""
+    records: list[dict[str, Any]] = []
+    failed = ""
+    for future in futures:
+        if isinstance(fault := future.exception(), StoreError):
+            raise fault
+        for settled in outbox.settled():
+            if isinstance(settled.outcome, RequestError):
+                failed = f"{settled.tag}: {settled.outcome}"
+                err.print(failed, markup=False, soft_wrap=True)
+            else:
+                records.append(shown.show(Path(settled.tag), settled.outcome))
+            outbox.forget(settled.row)
+    if failed:
+        raise FleetError("not every request has an answer, see above")
+    return records
 
 
 def _doors(texts: Sequence[str]) -> dict[str, Path]:
@@ -87,19 +131,36 @@ def _request(path: Path, manifest: Manifest) -> Mapping[str, Array]:
     return tensors
 
 
-def _shown(
-    paths: Sequence[Path], results: Iterator[InferenceResult], manifest: Manifest, *, top: int, quiet: bool
-) -> Iterator[dict[str, Any]]:
-    """Print each answer as it comes and yield its record."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Screen:
+    """Shows answers, unless they are for a program.
+
+    Attributes:
+        top: how many classes.
+        quiet: whether nothing is printed.
+    """
+
+    manifest: Manifest
+    top: int
+    quiet: bool
+
+    def show(self, path: Path, result: InferenceResult) -> dict[str, Any]:
+        """Print one answer and return its record."""
+        labels = self.manifest.labels
+        answers = [] if labels is None else read_labels(labels, result.outputs, top=self.top)
+        if not self.quiet:
+            _print(path, result, answers)
+        return _record(path, result, answers)
+
+
+def _shown(paths: Sequence[Path], results: Iterator[InferenceResult], screen: _Screen) -> Iterator[dict[str, Any]]:
+    """Show each answer as it comes and yield its record."""
     for path in paths:
         try:
             result = next(results)
         except StopIteration as error:
             raise FleetError(f"{path}: the client ended without an answer") from error
-        answers = [] if manifest.labels is None else read_labels(manifest.labels, result.outputs, top=top)
-        if not quiet:
-            _print(path, result, answers)
-        yield _record(path, result, answers)
+        yield screen.show(path, result)
 
 
 def _print(path: Path, result: InferenceResult, answers: Sequence[tuple[str, float]]) -> None:

@@ -10,14 +10,14 @@ from functools import partial
 
 from edge.errors import RequestError, ShardwireError
 from edge.formats.frame import decode_frame, encode_frame
-from edge.formats.message import Block, Session, Taken, decode_message, encode_message
+from edge.formats.message import Block, Session, State, Taken, decode_message, encode_message
 from edge.formats.packet import Reassembler, split
 from edge.formats.plan import Deployment, decode_deployment
 from edge.formats.topics import Topics
-from edge.protocol.catalogue import Catalogue, CatalogueAction, Removed
+from edge.protocol.catalogue import Catalogue, CatalogueAction, Removed, TrialEnded, Tried
 from edge.protocol.fetch import AskBlock
-from edge.protocol.requests import InferenceResult, RequestAction, Requests, Route, SendRequest
-from edge.transport import Channel, Connected, Publication, Received, Subscribed, TransportEvent
+from edge.protocol.requests import InferenceResult, RequestAction, Requests, Route, SendRequest, Settle
+from edge.transport import Channel, Connected, Disconnected, Publication, Received, Subscribed, TransportEvent
 from host.planning.costs import LinkCost
 from host.simulate.bundle import SimulatedBundle
 from host.simulate.clock import Clock
@@ -104,11 +104,11 @@ class SimulatedClient:
         self._topics = topics
         self._bundles = bundles
         jitter = random.Random(seed).random  # noqa: S311 - a simulation must be repeatable
-        self._requests = Requests(topics=topics, client=CLIENT, draw=jitter)
+        self._requests = Requests(topics=topics, client=CLIENT, draw=jitter, connected=False)
         self._catalogue = Catalogue(reply_to=topics.blocks(CLIENT))
         self._reassembler = Reassembler()
         self._sequence = itertools.count()
-        self._can_receive = False
+        self._watched: frozenset[str] = frozenset()
         self._ticking = False
         self._transport = SimulatedTransport(broker, CLIENT, link, on_event=self._hear)
 
@@ -155,11 +155,14 @@ class SimulatedClient:
                 for filter in (self._topics.ack(CLIENT), self._topics.blocks(CLIENT), self._topics.result(CLIENT)):
                     self._transport.subscribe(Channel.DATA, filter)
             case Connected():
+                self._watched = frozenset()
                 for name in self._bundles:
                     self._transport.subscribe(Channel.CONTROL, self._topics.serving(name))
+                    self._transport.subscribe(Channel.CONTROL, self._topics.canary(name))
                     self._follow(self._catalogue.want(name, self._clock.now))
+            case Disconnected(channel=Channel.DATA):
+                self._requests.disconnected()
             case Subscribed(filter=filter) if filter == self._topics.result(CLIENT):
-                self._can_receive = True
                 self._act(self._requests.reconnected(self._clock.now))
             case Received():
                 try:
@@ -184,6 +187,15 @@ class SimulatedClient:
                 if deployment.name == name:
                     self._follow(self._catalogue.seen(deployment, now))
                     self._wake()
+            case ("deployment", name, "canary"):
+                canary = decode_deployment(event.payload) if event.payload else None
+                if canary is None or canary.name == name:
+                    self._follow(self._catalogue.tried(name, canary, now))
+                    self._wake()
+            case ("device", name, "state") if event.payload:
+                state = decode_message(event.payload, State)
+                if state.node == name:
+                    self._act(self._requests.state(state, now))
             case _:
                 pass
 
@@ -192,15 +204,16 @@ class SimulatedClient:
         for action in actions:
             if isinstance(action, SendRequest):
                 self._send(action)
-            else:
+            elif isinstance(action, Settle):
                 self._settle(action.request_id, action.outcome)
+            else:
+                self._transport.subscribe(Channel.CONTROL, self._topics.serving(action.name))
 
     def _send(self, action: SendRequest) -> None:
-        if self._can_receive:
-            frame = encode_frame(action.header, action.tensors)
-            session = Session(boot=1, connect=1)
-            for packet in split(frame, sender=CLIENT, session=session, sequence=next(self._sequence)):
-                self._transport.publish(Publication(channel=Channel.DATA, topic=action.topic, payload=packet))
+        frame = encode_frame(action.header, action.tensors)
+        session = Session(boot=1, connect=1)
+        for packet in split(frame, sender=CLIENT, session=session, sequence=next(self._sequence)):
+            self._transport.publish(Publication(channel=Channel.DATA, topic=action.topic, payload=packet))
 
     def _settle(self, request_id: str, outcome: InferenceResult | RequestError) -> None:
         ask = self.asks[request_id]
@@ -220,8 +233,22 @@ class SimulatedClient:
                 self._act(self._requests.set_route(action, self._clock.now))
                 self.routes.add(action.deployment.name)
                 self.on_route(action.deployment)
+            elif isinstance(action, Tried):
+                self._act(self._requests.set_canary(action.route, self._clock.now))
+            elif isinstance(action, TrialEnded):
+                self._act(self._requests.end_canary(action.name, self._clock.now))
             elif isinstance(action, Removed):
                 self._requests.remove_route(action.name)
+        self._watch()
+
+    def _watch(self) -> None:
+        """Hear the states of those devices that requests go through, as the real client does."""
+        wanted = self._requests.watching()
+        for device in sorted(wanted - self._watched):
+            self._transport.subscribe(Channel.CONTROL, self._topics.state(device))
+        for device in sorted(self._watched - wanted):
+            self._transport.unsubscribe(Channel.CONTROL, self._topics.state(device))
+        self._watched = wanted
 
 
 def _same(outcome: InferenceResult, bundle: SimulatedBundle, number: int) -> bool:

@@ -10,16 +10,17 @@ from edge.formats.topics import Topics
 from edge.transport import Publication, TransportEvent
 from host.fleet.blobs import BlobSource
 from host.fleet.coordinator import Coordinator
-from host.fleet.effects import CoordinatorEffect, Keep, Request, Subscribe, Told
+from host.fleet.effects import CoordinatorEffect, Happened, Keep, Request, Subscribe, Told
 from host.fleet.identity import Caller
 from host.fleet.lease import LeaseKeeper
+from host.fleet.roster import is_urgent
 from host.planning.costs import LOCAL_NETWORK
 from host.simulate.bundle import SimulatedBundle
 from host.simulate.clock import Clock
 from host.simulate.network import SimulatedBroker, SimulatedTransport
 
 COORDINATOR = "coordinator-5177"
-_STEP_SECONDS = 0.1
+_STEP_SECONDS = 0.05
 
 
 class Blobs:
@@ -52,6 +53,7 @@ class SimulatedCoordinator:
         core: the protocol.
         outcomes: of its commands, by request.
         kept: how often it took a new serving value.
+        happened: what it would write into the history, and when.
     """
 
     def __init__(
@@ -83,6 +85,8 @@ class SimulatedCoordinator:
         )
         self.outcomes: dict[str, CommandOutcome] = {}
         self.kept = 0
+        self._alive = True
+        self.happened: list[tuple[float, Happened]] = []
         self._clock = clock
         self._transport = SimulatedTransport(
             broker, COORDINATOR, LOCAL_NETWORK, on_event=self._hear, will=self.core.will
@@ -93,14 +97,25 @@ class SimulatedCoordinator:
         self._transport.connect()
         self._tick()
 
+    def crash(self) -> None:
+        """End its process."""
+        self._alive = False
+        self._transport.close()
+
     def ask(self, request: Request) -> None:
         """Give it a command."""
         self._perform(self.core.ask(request, self._clock.now))
 
     def _hear(self, event: TransportEvent) -> None:
+        if not self._alive:
+            return
         self._perform(self.core.handle(event, self._clock.now))
+        if is_urgent(event):
+            self._perform(self.core.tick(self._clock.now))
 
     def _tick(self) -> None:
+        if not self._alive:
+            return
         self._clock.after(_STEP_SECONDS, self._tick)
         self._perform(self.core.tick(self._clock.now))
 
@@ -115,3 +130,5 @@ class SimulatedCoordinator:
                     self.outcomes[outcome.request_id] = outcome
                 case Keep():
                     self.kept += 1
+                case Happened():
+                    self.happened.append((self._clock.now, effect))

@@ -2,7 +2,7 @@
 
 Modelled: the processor is one server that takes messages and runs in the order in which they came, at the times of
 the device's `DeviceCost` (as the planner counts them: a frame costs `message_seconds` and its bytes, received and sent,
-and what else arrives costs nothing); heartbeats wait for a run that is going on; blobs are written and stages loaded at
+and what else arrives costs nothing); blobs are written and stages loaded at
 fixed rates beside what runs. Not modelled: several cores, caches, memory that runs full of frames (they are tiny here).
 """
 
@@ -33,16 +33,20 @@ from edge.protocol.effects import (
     RunFrame,
     SaveServing,
     SaveSpeed,
+    StageClosed,
     StageKey,
     StageLoaded,
     Stop,
     Subscribe,
     Tick,
+    Unsubscribe,
 )
 from edge.protocol.fetch import KeepBlock
+from edge.protocol.marks import ForgetDeaths, SaveMarks
+from edge.protocol.on_disk import OnDisk
 from edge.protocol.presence import AgentIdentity, state_publication
 from edge.protocol.relay import remaining_ms
-from edge.protocol.session import AgentSession, OnDisk
+from edge.protocol.session import AgentSession
 from edge.transport import Channel, Publication, Received, TransportEvent
 from host.planning.costs import DeviceCost
 from host.simulate.bundle import SimulatedBundle
@@ -135,8 +139,11 @@ class SimulatedDevice:
         return {
             Publication: self._publish,
             Subscribe: lambda effect: self._transport.subscribe(effect.channel, effect.filter),
+            Unsubscribe: lambda effect: self._transport.unsubscribe(effect.channel, effect.filter),
             SaveServing: self._disk.save,
             SaveSpeed: self._disk.save,
+            SaveMarks: self._disk.save,
+            ForgetDeaths: lambda _: None,
             BeginBlob: self._disk.begin,
             KeepBlock: self._disk.keep,
             ReadManifest: self._disk.read_manifest,
@@ -145,7 +152,7 @@ class SimulatedDevice:
             RunBench: self._bench,
             Echoed: lambda _: None,
             LoadStage: self._load,
-            CloseStage: lambda effect: self._stages.pop(effect.key, None),
+            CloseStage: self._close,
             RunFrame: self._run,
             Log: lambda effect: self._log(self.name, effect.text),
             Stop: lambda effect: self._log(self.name, f"stops: {effect.reason}"),
@@ -192,6 +199,12 @@ class SimulatedDevice:
             self._life += 1
             self.cpu.reset()
             self._transport.lose(reason="killed")
+
+    def crash(self) -> None:
+        """End its process: the system closes its connections, and its last will is published at once."""
+        if self.alive:
+            self._transport.close()
+            self.kill()
 
     def pause(self) -> None:
         """Stop its process; connections stand, and what comes waits."""
@@ -279,12 +292,6 @@ class SimulatedDevice:
 
     def _beat(self) -> None:
         self._later(self._clock.now + BEAT_SECONDS, self._beat)
-        if self.cpu.free_at > self._clock.now:
-            self._later(self.cpu.free_at, self._beat_now)
-        else:
-            self._beat_now()
-
-    def _beat_now(self) -> None:
         self._handle(Beat(frames_done=self.frames, free_memory_bytes=self.cost.memory_bytes))
 
     def _rouse(self, seconds: float) -> None:
@@ -314,6 +321,10 @@ class SimulatedDevice:
     def _loaded(self, effect: LoadStage, event: StageLoaded) -> None:
         self._stages[effect.key] = effect
         self._handle(event)
+
+    def _close(self, effect: CloseStage) -> None:
+        self._stages.pop(effect.key, None)
+        self._later(self._clock.now, partial(self._handle, StageClosed(key=effect.key)))
 
     def _run(self, job: RunFrame) -> None:
         """Run a frame and send what follows: its time passes first."""

@@ -20,7 +20,8 @@ from edge.protocol.effects import (
     SaveSpeed,
 )
 from edge.protocol.fetch import KeepBlock, all_blocks, answer_fetch
-from edge.protocol.session import OnDisk
+from edge.protocol.marks import SaveMarks
+from edge.protocol.on_disk import OnDisk
 from host.simulate.bundle import SimulatedBundle
 from host.simulate.clock import Clock
 
@@ -58,6 +59,7 @@ class SimulatedDisk:
         self.held = set(found.held)
         self._serving = {deployment.name: deployment for deployment in found.serving}
         self._speed = found.speed
+        self._marks = found.marks
         self._clock = clock
         self._bundles = bundles
         self._sizes = {digest: size for bundle in bundles.values() for digest, size in bundle.blob_bytes.items()}
@@ -76,12 +78,15 @@ class SimulatedDisk:
             held_bytes=held,
             free_disk_bytes=max(0, self._room_bytes - held),
             speed=self._speed,
+            marks=self._marks,
         )
 
-    def save(self, effect: SaveServing | SaveSpeed) -> None:
-        """Remember a serving plan, or what was measured."""
+    def save(self, effect: SaveServing | SaveSpeed | SaveMarks) -> None:
+        """Remember a serving plan, what was measured, or marks."""
         if isinstance(effect, SaveServing):
             self._serving[effect.deployment.name] = effect.deployment
+        elif isinstance(effect, SaveMarks):
+            self._marks = effect.marks
         else:
             self._speed = effect.speed
 
@@ -91,15 +96,22 @@ class SimulatedDisk:
         if digest in self.held:
             self._soon(self._stored(digest))
             return
+        if digest not in self._partial and self._taken_bytes() + effect.blob.size_bytes > self._room_bytes:
+            reason = f"blob {digest[7:19]} of {effect.blob.size_bytes} bytes does not fit"
+            self._soon(BlobFailed(digest=digest, code="StoreError", reason=reason))
+            return
+        self._sizes.setdefault(digest, effect.blob.size_bytes)
         kept = self._partial.setdefault(digest, set())
         missing = tuple(index for index in all_blocks(effect.blob) if index not in kept)
         self._soon(BlobBegun(digest=digest, missing=missing))
 
     def keep(self, effect: KeepBlock) -> None:
-        """Write a block, after those before it."""
+        """Write a block, after those before it; what is no longer begun is dropped."""
         self._free_at = max(self._clock.now, self._free_at) + len(effect.data) / self._bytes_per_second
         digest = effect.blob.digest
-        kept = self._partial.setdefault(digest, set())
+        kept = self._partial.get(digest)
+        if kept is None:
+            return
         kept.add(effect.index)
         self._later(self._free_at, BlocksKept(digest=digest, indices=(effect.index,)))
         if len(kept) == len(all_blocks(effect.blob)):
@@ -118,8 +130,10 @@ class SimulatedDisk:
 
     def collect(self, effect: CollectBlobs) -> None:
         """Drop what nobody needs."""
-        dropped = tuple(sorted(self.held - effect.keep))
+        dropped = tuple(sorted((self.held | self._partial.keys()) - effect.keep))
         self.held &= effect.keep
+        for digest in self._partial.keys() - effect.keep:
+            del self._partial[digest]
         held = self._held_bytes()
         self._soon(BlobsDropped(digests=dropped, held_bytes=held, free_disk_bytes=max(0, self._room_bytes - held)))
 
@@ -135,6 +149,9 @@ class SimulatedDisk:
 
     def _held_bytes(self) -> int:
         return sum(self._sizes.get(digest, 0) for digest in self.held)
+
+    def _taken_bytes(self) -> int:
+        return self._held_bytes() + sum(self._sizes.get(digest, 0) for digest in self._partial)
 
     def _stored(self, digest: str) -> BlobStored:
         held = self._held_bytes()

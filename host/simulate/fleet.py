@@ -12,7 +12,7 @@ from typing import Literal
 
 from edge.formats.plan import Codec, Constraints, Deployment, Plan, encode_deployment
 from edge.formats.topics import Topics
-from edge.protocol.session import OnDisk
+from edge.protocol.on_disk import OnDisk
 from edge.transport import Channel, Publication
 from host.errors import PlanError
 from host.planning.costs import DeviceCost, Network

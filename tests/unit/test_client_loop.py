@@ -53,3 +53,25 @@ def test_a_request_that_meets_the_end_of_its_client_is_refused(monkeypatch: pyte
     monkeypatch.setattr(edge.client, "check_inputs", close)
     with pytest.raises(TransportError, match="the client is closed"):
         client.submit("tiny", {"x": make_input(1)})
+
+
+def test_it_hears_the_states_of_the_devices_of_its_routes_again_after_each_connection() -> None:
+    broker = MemoryBroker()
+    broker.route(SERVING)
+    loop = ClientLoop(fleet="default", name="cam", doors={})
+
+    def take(event: TransportEvent) -> None:
+        if type(event) in loop._steps:
+            loop._steps[type(event)](event, 0.0)
+
+    transport = MemoryTransport(broker, on_event=take)
+    loop._transport = transport
+    transport.connect(Channel.CONTROL)
+    loop._want(Want(name="tiny"), 0.0)
+    loop._follow([Route(deployment=DEPLOYMENT, manifest=BUNDLE.manifest)], 0.0)
+    topics = Topics(fleet="default")
+    wanted = {topics.serving("tiny"), topics.canary("tiny"), topics.state("pi-1"), topics.state("pi-2")}
+    assert transport._filters[Channel.CONTROL] == wanted
+    transport.cut(Channel.CONTROL)
+    transport.connect(Channel.CONTROL)
+    assert transport._filters[Channel.CONTROL] == wanted

@@ -1,19 +1,22 @@
 """The compute thread answers every frame it is given, whatever the stage does."""
 
 import queue
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
-from edge.device.compute import Compute, StageTable
+from edge.device.compute import UNKNOWN_RUN_SECONDS, Compute, StageTable, beats_in_run
+from edge.device.loader import zeros
 from edge.errors import InvalidInput, OutOfMemory, StageError
 from edge.formats.frame import Frame, FrameHeader
 from edge.formats.message import Session
 from edge.formats.tensor import Array
-from edge.protocol.effects import AgentEvent, Beat, CloseStage, FrameDone, Onward, RunFrame, StageKey
+from edge.protocol.effects import AgentEvent, Beat, CloseStage, FrameDone, Onward, RunFrame, StageClosed, StageKey
 from edge.protocol.relay import Relay
 from edge.routes import Hand
 from edge.stage import Stage, stage_tensors
@@ -65,6 +68,14 @@ class Bench:
 
     def run(self, *, ttl_ms: int = 60_000, arrived: float = 0.0) -> FrameDone:
         """Run one frame and return the event that says so."""
+        self.submit(ttl_ms=ttl_ms, arrived=arrived)
+        while True:
+            event = self.events.get(timeout=10)
+            if isinstance(event, FrameDone):
+                return event
+
+    def submit(self, *, ttl_ms: int = 60_000, arrived: float = 0.0) -> None:
+        """Queue one frame."""
         header = FrameHeader(
             request_id="r1",
             sender="cam",
@@ -83,10 +94,6 @@ class Bench:
             admitting=("pi-1",),
         )
         self.compute.do(job)
-        while True:
-            event = self.events.get(timeout=10)
-            if isinstance(event, FrameDone):
-                return event
 
 
 @pytest.fixture
@@ -181,3 +188,70 @@ def test_a_run_says_how_long_its_frame_waited_and_ran(bench: Bench) -> None:
     done = bench.run(arrived=time.monotonic() - 5.0)
     assert 5.0 <= done.queued_seconds < 60.0
     assert 0.0 < done.run_seconds < done.queued_seconds
+
+
+def test_a_closed_stage_is_told(bench: Bench) -> None:
+    bench.compute.do(CloseStage(key=KEY))
+    while not isinstance(event := bench.events.get(timeout=5), StageClosed):
+        continue
+    assert event.key == KEY
+
+
+@pytest.mark.parametrize(
+    ("raises", "failed"), [(None, False), (InvalidInput("no"), False), (StageError("no"), True), (ValueError(), True)]
+)
+def test_a_run_that_failed_by_its_stage_says_so(bench: Bench, raises: Exception | None, *, failed: bool) -> None:
+    bench.stages.add(KEY, PlayedStage(raises))
+    assert bench.run().failed == failed
+
+
+@pytest.mark.parametrize(
+    ("usual_seconds", "seconds", "alive"),
+    [(3.0, 29.0, True), (3.0, 31.0, False), (0.001, 0.9, True), (0.001, 1.1, False)],
+    ids=["slow board", "hangs", "short pause", "fast stage hangs"],
+)
+def test_a_run_counts_as_life_for_ten_times_what_it_usually_takes(
+    usual_seconds: float, seconds: float, *, alive: bool
+) -> None:
+    assert beats_in_run(100.0 + seconds, started=100.0, usual_seconds=usual_seconds) == alive
+
+
+def test_the_heart_beats_while_a_long_run_goes_on(bench: Bench) -> None:
+    goes_on, ends = threading.Event(), threading.Event()
+
+    class Slow(PlayedStage):
+        def run(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
+            goes_on.set()
+            ends.wait(20)
+            return super().run(tensors)
+
+    bench.stages.add(KEY, Slow(), usual_seconds=5.0)
+    bench.submit()
+    try:
+        assert goes_on.wait(10)
+        while not bench.events.empty():
+            bench.events.get()
+        # The loop is busy: what comes now is from the other thread.
+        assert isinstance(bench.events.get(timeout=10), Beat)
+    finally:
+        ends.set()
+
+
+def test_the_usual_time_of_a_stage_follows_its_runs() -> None:
+    stages = StageTable()
+    stages.add(KEY, PlayedStage(), usual_seconds=1.0)
+    for _ in range(100):
+        stages.ran(KEY, 0.1)
+    assert stages.usual_seconds(KEY) == pytest.approx(0.1, rel=0.01)
+    stages.close(KEY)
+    stages.ran(KEY, 9.0)
+    assert stages.usual_seconds(KEY) == UNKNOWN_RUN_SECONDS
+
+
+def test_zeros_fit_a_stage_unless_a_dimension_depends_on_the_input() -> None:
+    found = zeros(MANIFEST, ("x",))
+    assert found is not None
+    np.testing.assert_array_equal(found["x"], np.zeros((1, 384), dtype=np.float32), strict=True)
+    tensor = MANIFEST.tensor("x")
+    dynamic = msgspec.structs.replace(tensor, spec=msgspec.structs.replace(tensor.spec, shape=(None, 384)))
+    assert zeros(msgspec.structs.replace(MANIFEST, tensors=(dynamic,)), ("x",)) is None

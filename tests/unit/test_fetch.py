@@ -5,12 +5,12 @@ from hashlib import sha256
 import pytest
 
 from edge.formats.bundle import Blob, digest_of
-from edge.formats.message import BLOCK_BYTES, Block, FetchRequest
+from edge.formats.message import BLOCK_BYTES, Block, FetchRequest, Transfer
 from edge.protocol.fetch import (
+    AWAY_SECONDS,
     PATIENCE_SECONDS,
     ROUND_PAUSE_SECONDS,
     ROUNDS,
-    WINDOW_BLOCKS,
     AskBlock,
     FetchAction,
     Fetcher,
@@ -19,6 +19,7 @@ from edge.protocol.fetch import (
     all_blocks,
     answer_fetch,
 )
+from edge.protocol.pace import WINDOW_BLOCKS, Pace
 
 DATA = bytes(range(256)) * (512 * 20) + b"end"  # 20 blocks and a bit
 
@@ -100,8 +101,7 @@ def test_a_silent_holder_is_left_for_the_next_with_the_blocks_that_are_missing(f
 
 def test_a_holder_that_lacks_the_blob_is_left_at_once(fetcher: Fetcher) -> None:
     fetcher.want(BLOB, ["host", "pi-2"], (0, 1), 0.0)
-    nothing = Block(digest=BLOB.digest, block=0, total_bytes=-1, data=b"")
-    assert asked(fetcher.take(nothing, 0.1)) == [("pi-2", 0), ("pi-2", 1)]
+    assert asked(fetcher.take(nothing(0), 0.1)) == [("pi-2", 0), ("pi-2", 1)]
 
 
 @pytest.mark.parametrize(
@@ -127,11 +127,11 @@ def test_without_block_digests_only_lengths_are_checked(fetcher: Fetcher) -> Non
 
 def test_it_ends_after_some_rounds_and_says_what_each_holder_did(fetcher: Fetcher) -> None:
     actions = fetcher.want(BLOB, ["host", "pi-2"], (0,), 0.0)
-    now, rounds, nothing = 0.0, 0, Block(digest=BLOB.digest, block=0, total_bytes=-1, data=b"")
+    now, rounds = 0.0, 0
     while not any(isinstance(action, FetchFailed) for action in actions):
         now += PATIENCE_SECONDS + ROUND_PAUSE_SECONDS * 2**ROUNDS
         if asked(actions) == [("pi-2", 0)]:
-            actions = fetcher.take(nothing, now)
+            actions = fetcher.take(nothing(0), now)
             rounds += 1
         else:
             actions = fetcher.tick(now)
@@ -148,8 +148,7 @@ def test_it_ends_after_some_rounds_and_says_what_each_holder_did(fetcher: Fetche
 
 def test_a_round_that_failed_at_once_is_not_repeated_at_once(fetcher: Fetcher) -> None:
     fetcher.want(BLOB, ["host"], (0,), 0.0)
-    nothing = Block(digest=BLOB.digest, block=0, total_bytes=-1, data=b"")
-    assert fetcher.take(nothing, 0.1) == []
+    assert fetcher.take(nothing(0), 0.1) == []
     assert fetcher.tick(0.1 + ROUND_PAUSE_SECONDS / 2) == []
     assert asked(fetcher.tick(0.2 + ROUND_PAUSE_SECONDS)) == [("host", 0)]
 
@@ -174,6 +173,126 @@ def test_what_is_forgotten_is_neither_asked_for_nor_kept(fetcher: Fetcher) -> No
     fetcher.forget(BLOB.digest)
     assert fetcher.take(give(0), 0.1) == []
     assert fetcher.tick(100.0) == []
+
+
+def nothing(index: int, blob: Blob = BLOB) -> Block:
+    return Block(digest=blob.digest, block=index, total_bytes=-1, data=b"")
+
+
+def test_a_holder_that_lacks_the_blob_is_left_once_however_often_it_says_so(fetcher: Fetcher) -> None:
+    fetcher.want(BLOB, ["host", "pi-2", "pi-3"], all_blocks(BLOB), 0.0)
+    assert {holder for holder, _ in asked(fetcher.take(nothing(0), 0.1))} == {"pi-2"}
+    for index in range(1, WINDOW_BLOCKS):
+        assert fetcher.take(nothing(index), 0.1) == []
+    assert fetcher.take(give(0), 0.2), "pi-2 is still asked"
+    assert asked(fetcher.take(nothing(1), 0.3))[0] == ("pi-3", 1), "pi-2 says it, too"
+
+
+def test_a_blob_of_one_block_is_checked_by_its_own_digest(fetcher: Fetcher) -> None:
+    data = b"weights"
+    blob = Blob(digest=digest_of(data), size_bytes=len(data))
+    fetcher.want(blob, ["host", "pi-2"], (0,), 0.0)
+    assert asked(fetcher.take(Block(digest=blob.digest, block=0, total_bytes=7, data=b"WEIGHTS"), 0.1)) == [("pi-2", 0)]
+
+
+def test_a_newer_plan_adds_holders_and_who_gives_now_goes_on(fetcher: Fetcher) -> None:
+    fetcher.want(BLOB, ["host"], (0, 1), 0.0)
+    assert fetcher.want(BLOB, ["pi-2"], (0, 1), 0.1) == [], "nothing is asked for twice"
+    assert fetcher.take(give(0), 0.2), "the host's answer is taken"
+    assert asked(fetcher.tick(0.3 + PATIENCE_SECONDS)) == [("pi-2", 1)]
+    assert fetcher.repeated_blocks == 1
+
+
+def test_a_newer_plan_helps_at_once_where_nobody_gave_anything(fetcher: Fetcher) -> None:
+    fetcher.want(BLOB, ["host"], (0,), 0.0)
+    fetcher.take(nothing(0), 0.1)
+    assert asked(fetcher.renew(BLOB.digest, ["pi-2", "host"], 0.2)) == [("pi-2", 0)]
+
+
+def test_a_holder_that_is_away_is_passed_over_and_asked_again_when_it_is_back(fetcher: Fetcher) -> None:
+    fetcher.away("host", 0.0)
+    assert asked(fetcher.want(BLOB, ["host", "pi-2"], (0, 1), 0.0)) == [("pi-2", 0), ("pi-2", 1)]
+    fetcher.take(give(0), 0.1)
+    assert fetcher.away("pi-2", 0.2) == []
+    assert asked(fetcher.back("host", 0.3)) == [("host", 1)]
+
+
+def test_no_more_than_a_window_is_asked_for_again_when_a_holder_dies(fetcher: Fetcher) -> None:
+    fetcher.want(BLOB, ["host", "pi-2"], all_blocks(BLOB), 0.0)
+    for index in range(4):
+        fetcher.take(give(index), 0.1)
+        fetcher.kept(BLOB.digest, [index], 0.1)
+    assert asked(fetcher.away("host", 0.2)) == [("pi-2", index) for index in range(4, 4 + WINDOW_BLOCKS)]
+    assert fetcher.repeated_blocks == WINDOW_BLOCKS
+    assert fetcher.take(give(5), 0.3), "a late block of the dead one counts"
+    assert fetcher.take(give(5), 0.3) == []
+
+
+def test_it_waits_a_while_for_holders_that_are_all_away(fetcher: Fetcher) -> None:
+    fetcher.away("host", 0.0)
+    assert fetcher.want(BLOB, ["host"], (0,), 0.0) == []
+    assert fetcher.tick(AWAY_SECONDS) == []
+    (failed,) = fetcher.tick(AWAY_SECONDS + 0.1)
+    short = BLOB.digest[7:19]
+    assert failed == FetchFailed(digest=BLOB.digest, reason=f"blob {short} cannot be fetched: host is away")
+
+
+def test_nothing_is_asked_for_without_a_connection_and_nobody_is_blamed(fetcher: Fetcher) -> None:
+    fetcher.want(BLOB, ["host", "pi-2"], (0, 1), 0.0)
+    fetcher.paused()
+    assert fetcher.tick(60.0) == []
+    assert asked(fetcher.resumed(60.0)) == [("host", 0), ("host", 1)]
+    assert fetcher.tick(60.1) == []
+
+
+def test_a_transfer_that_goes_on_never_ends_however_many_holders_fail(fetcher: Fetcher) -> None:
+    fetcher.want(BLOB, ["host", "pi-2"], all_blocks(BLOB), 0.0)
+    now = 0.0
+    for index in range(15):
+        now += PATIENCE_SECONDS + ROUND_PAUSE_SECONDS + 0.1
+        fetcher.tick(now)
+        fetcher.take(give(index), now)
+        fetcher.kept(BLOB.digest, [index], now)
+    assert BLOB.digest in fetcher.wanted
+
+
+def test_blocks_that_were_durable_before_it_was_begun_anew_are_not_asked_for(fetcher: Fetcher) -> None:
+    fetcher.want(BLOB, ["host"], all_blocks(BLOB), 0.0)
+    fetcher.kept(BLOB.digest, [WINDOW_BLOCKS + 1], 0.1)
+    for index in range(WINDOW_BLOCKS):
+        fetcher.take(give(index), 0.2)
+    following = asked(fetcher.kept(BLOB.digest, range(WINDOW_BLOCKS), 0.3))
+    assert WINDOW_BLOCKS + 1 not in [index for _, index in following]
+
+
+def test_frames_leave_two_blocks_on_their_way_at_the_given_rate() -> None:
+    pace = Pace(bytes_per_second=2.0 * BLOCK_BYTES)
+    fetcher = Fetcher(reply_to="t", pace=pace)
+    pace.frame(0.0)
+    requests = asked(fetcher.want(BLOB, ["host"], all_blocks(BLOB), 0.0))
+    came, now = 0, 0.0
+    while fetcher.wanted:
+        assert len(requests) <= 2
+        for _, index in requests:
+            came += 1
+            fetcher.take(give(index), now)
+            fetcher.kept(BLOB.digest, [index], now)
+        now += 0.25
+        pace.frame(now)
+        requests = asked(fetcher.tick(now))
+        assert now < 20.0, "it goes on"
+    assert came == len(all_blocks(BLOB))
+    assert now >= came / 2 - 1.0
+
+
+def test_transfers_tell_what_is_durable_and_who_is_asked(fetcher: Fetcher) -> None:
+    fetcher.want(BLOB, ["host"], (20,), 0.0)
+    last = len(DATA) - 20 * BLOCK_BYTES
+    expected = Transfer(digest=BLOB.digest, done_bytes=len(DATA) - last, total_bytes=len(DATA), holder="host")
+    assert fetcher.transfers() == (expected,)
+    assert fetcher.holders == {"host"}
+    fetcher.take(give(20), 0.1)
+    assert fetcher.fetched_bytes == last
 
 
 def test_a_holder_answers_with_the_block_or_says_that_it_lacks_it() -> None:

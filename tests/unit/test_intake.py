@@ -12,7 +12,7 @@ from edge.formats.packet import split
 from edge.formats.plan import Deployment
 from edge.formats.tensor import Array
 from edge.protocol.intake import LEAST_SLOT_SECONDS
-from edge.protocol.session import OnDisk
+from edge.protocol.on_disk import OnDisk
 from edge.transport import Channel, MemoryBroker, Publication
 from tests.tiny_bundle import make_deployment, make_input, make_tiny_bundle
 from tests.virtual_agent import TOPICS, Ear, VirtualAgent
@@ -263,7 +263,7 @@ class TestAdmission:
             first.finish_run()
             ear.say(TOPICS.ack("pi-1"), Done(node="pi-2", request_id=request_id, attempt=0))
         first.pump()
-        slots = first.session._intake._slots["tiny"]
+        slots = first.session._intake._slots["tiny", "1-a-1"]
         assert {name: expires - first.now for name, expires in slots.items()} == {"r2": LEAST_SLOT_SECONDS}
 
     def test_a_resend_takes_no_second_slot_and_does_not_run_twice_at_once(self, first: VirtualAgent, ear: Ear) -> None:
@@ -324,3 +324,31 @@ def test_a_data_topic_on_the_control_connection_is_not_ours(first: VirtualAgent,
     ear.transport.publish(Publication(channel=Channel.CONTROL, topic=TOPICS.ack("pi-1"), payload=b"nonsense", qos=1))
     first.pump()
     assert len(first.logs) == 1, "only the data connection reads acks"
+
+
+class TestOfTwoEpochs:
+    """While one drains, is tried, or is stuck, the other must not wait for it."""
+
+    def agent(self, broker: MemoryBroker, ear: Ear) -> VirtualAgent:
+        agent = serving(broker, ear, make_deployment(BUNDLE, ("pi-1", "pi-2"), window=1))
+        agent.hold_runs = True
+        for index in range(2):
+            send(agent, ear, make_header(f"old{index}"))
+        ear.serve(make_deployment(BUNDLE, ("pi-1", "pi-2"), epoch="1-a-2", window=1))
+        agent.pump()
+        return agent
+
+    def test_a_full_pipeline_of_one_keeps_nobody_out_of_the_other(self, broker: MemoryBroker, ear: Ear) -> None:
+        agent = self.agent(broker, ear)
+        send(agent, ear, make_header("new", epoch="1-a-2"))
+        assert [job.frame.header.request_id for job in agent.runs] == ["old0", "new"]
+        assert errors(ear) == []
+
+    def test_who_waits_at_the_door_of_one_that_is_closed_is_told(self, broker: MemoryBroker, ear: Ear) -> None:
+        agent = self.agent(broker, ear)
+        ear.serve(Deployment(name="tiny", epoch="1-a-3", manifest=None, plan=None))
+        agent.pump()
+        agent.wait(0.5)
+        assert errors(ear) == [("gone", "epoch 1-a-1 of tiny has no stage 0 on pi-1; none is serving")]
+        assert agent.session._intake._slots == {}
+        assert [request_id for _, request_id in agent.session._intake._queue] == ["old0"]

@@ -13,7 +13,7 @@ from edge.formats.packet import split
 from edge.formats.speed import MAX_MODELS, LinkSpeed, ModelSpeed, OperatorSpeed
 from edge.protocol.effects import BenchEnded, BlobStored, RunBench
 from edge.protocol.measure import MOST_BENCH_SECONDS, STAGE_SECONDS, merged
-from edge.protocol.session import OnDisk
+from edge.protocol.on_disk import OnDisk
 from edge.transport import Channel, MemoryBroker, Publication
 from tests.tiny_bundle import make_deployment, make_tiny_bundle
 from tests.virtual_agent import TOPICS, Ear, VirtualAgent

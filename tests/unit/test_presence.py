@@ -3,7 +3,7 @@
 import pytest
 
 from edge.formats.message import About, Heartbeat, Hello, Session, State
-from edge.protocol.presence import ANSWER_SECONDS
+from edge.protocol.presence import ANSWER_SECONDS, BIRTH_SECONDS
 from edge.transport import Channel, MemoryBroker
 from tests.virtual_agent import INSTANCE, TOPICS, Ear, VirtualAgent
 
@@ -32,7 +32,26 @@ def test_a_new_agent_says_that_it_is_online_what_it_is_and_hello(agent: VirtualA
     ]
     about = ear.messages(About)[0]
     assert (about.profile, about.memory_bytes, about.cores) == ("rpi4", 1 << 30, 4)
-    assert ear.messages(Hello) == [Hello(node="pi-1")]
+    assert ear.messages(Hello) == [Hello(node="pi-1", role="agent")]
+
+
+def test_it_is_born_when_frames_can_arrive_or_soon_after(broker: MemoryBroker, ear: Ear) -> None:
+    agent = VirtualAgent(broker, "pi-2")
+    agent.transport.connect(Channel.CONTROL)
+    agent.pump()
+    assert ear.messages(State) == []
+    agent.transport.connect(Channel.DATA)
+    agent.pump()
+    assert [(state.node, state.online) for state in ear.messages(State)] == [("pi-2", True)]
+
+
+def test_without_a_data_connection_it_is_born_too(broker: MemoryBroker, ear: Ear) -> None:
+    agent = VirtualAgent(broker, "pi-2")
+    agent.transport.connect(Channel.CONTROL)
+    agent.pump()
+    agent.wait(BIRTH_SECONDS)
+    assert [(state.node, state.online) for state in ear.messages(State)] == [("pi-2", True)]
+    assert ear.messages(Hello) == [Hello(node="pi-2", role="agent")]
 
 
 def test_its_last_will_says_that_it_is_offline(agent: VirtualAgent, ear: Ear) -> None:
@@ -186,7 +205,7 @@ def test_every_beat_of_the_compute_loop_is_a_heartbeat(agent: VirtualAgent, ear:
     agent.beat()
     agent.transport.cut(Channel.DATA)
     agent.beat()
-    assert [beat.data_up for beat in ear.messages(Heartbeat)] == [True, False]
+    assert [beat.data_up for beat in ear.messages(Heartbeat)] == [True, False, False], "at once, and then as always"
 
 
 def test_without_a_beat_there_is_no_heartbeat(agent: VirtualAgent, ear: Ear) -> None:

@@ -10,13 +10,8 @@ from edge.errors import DeadlineExceeded, InvalidInput, Poison, RequestError, St
 from edge.formats.frame import FrameHeader
 from edge.formats.message import Taken
 from edge.formats.plan import MAX_STAGES
-from edge.protocol.requests import (
-    LEAST_RESEND_SECONDS,
-    MAX_ATTEMPTS,
-    InferenceResult,
-    Route,
-    Settle,
-)
+from edge.protocol.latencies import LEAST_RESEND_SECONDS
+from edge.protocol.requests import MAX_ATTEMPTS, InferenceResult, Route, Settle
 from tests.request_harness import Harness, make_route
 from tests.tiny_bundle import make_input
 

@@ -14,13 +14,14 @@ from edge.formats.message import (
 )
 from edge.formats.plan import Deployment
 from edge.protocol.effects import BlobFailed, BlobSpoiled, StageRefused
-from edge.protocol.session import OnDisk
+from edge.protocol.on_disk import OnDisk
 from edge.transport import Channel, MemoryBroker
 from tests.tiny_bundle import TinyBundle, make_deployment, make_tiny_bundle
 from tests.virtual_agent import TOPICS, Ear, VirtualAgent
 
 BUNDLE = make_tiny_bundle()
 OTHER = make_tiny_bundle(seed=1)
+THIRD = make_tiny_bundle(seed=2)
 FIRST = make_deployment(BUNDLE, ("pi-1", "pi-2"))
 SECOND = make_deployment(OTHER, ("pi-1", "pi-2"), epoch="1-a-2")
 
@@ -32,7 +33,7 @@ def broker() -> MemoryBroker:
 
 @pytest.fixture
 def ear(broker: MemoryBroker) -> Ear:
-    return Ear(broker, BUNDLE, OTHER)
+    return Ear(broker, BUNDLE, OTHER, THIRD)
 
 
 @pytest.fixture
@@ -275,17 +276,19 @@ class TestServing:
         assert agent.stages == {("tiny", "1-a-2", 0)}
         assert [event.epoch for event in ear.messages(Dropped)] == ["1-a-1"]
 
-    def test_the_blobs_of_the_epoch_before_are_kept_and_those_before_it_dropped(
+    def test_the_blobs_of_the_epoch_and_the_bundle_before_are_kept_and_those_before_them_dropped(
         self, agent: VirtualAgent, ear: Ear
     ) -> None:
         serve(agent, ear, FIRST)
         serve(agent, ear, SECOND)
         agent.wait(10)
         assert set(agent.blobs) == digests(BUNDLE, 0) | digests(OTHER, 0)
-        third = make_deployment(OTHER, ("pi-1", "pi-2"), epoch="1-a-3")
-        serve(agent, ear, third)
+        serve(agent, ear, make_deployment(OTHER, ("pi-2", "pi-1"), epoch="1-a-3"))
         agent.wait(10)
-        assert set(agent.blobs) == digests(OTHER, 0)
+        assert set(agent.blobs) == digests(BUNDLE, 0) | digests(OTHER, 0) | digests(OTHER, 1)
+        serve(agent, ear, make_deployment(THIRD, ("pi-1", "pi-2"), epoch="1-a-4"))
+        agent.wait(10)
+        assert set(agent.blobs) == digests(OTHER, 1) | digests(THIRD, 0)
 
     def test_an_abandoned_epoch_leaves_the_old_one_serving(self, agent: VirtualAgent, ear: Ear) -> None:
         serve(agent, ear, FIRST)
