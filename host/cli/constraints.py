@@ -33,6 +33,7 @@ def read_constraints(
     use_all: bool,
     most_replicas: int,
     side_by_side: bool,
+    standbys: int = 0,
 ) -> Constraints:
     """Return what a plan must keep to; its pins name layers of the manifest.
 
@@ -45,6 +46,7 @@ def read_constraints(
         use_all: see `Constraints`.
         most_replicas: see `Constraints`.
         side_by_side: see `Constraints`.
+        standbys: see `Constraints`.
 
     Raises:
         PlanError: a layer that is not there, no `LAYER:DEVICE`, or a pin to a device that may not take part.
@@ -58,6 +60,7 @@ def read_constraints(
         use_all=use_all,
         most_replicas=most_replicas,
         side_by_side=side_by_side,
+        standbys=standbys,
     )
     for pin in constraints.pins:
         if pin.device in constraints.without or (constraints.devices and pin.device not in constraints.devices):

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from edge.formats.plan import MAX_REPLICAS, Objective
+from edge.formats.plan import MAX_REPLICAS, MAX_STANDBYS, Objective
 from host.errors import UserError
 
 Broker = Annotated[
@@ -48,6 +48,12 @@ UseAll = Annotated[bool, typer.Option("--use-all", help="Give every device a sta
 Replicas = Annotated[
     int,
     typer.Option("--replicas", min=1, max=MAX_REPLICAS, help="Devices that may take turns with one stage, at most."),
+]
+Standbys = Annotated[
+    int,
+    typer.Option(
+        "--standbys", min=0, max=MAX_STANDBYS, help="Devices that hold each stage loaded and idle, beside its own."
+    ),
 ]
 NoSideBySide = Annotated[
     bool, typer.Option("--no-side-by-side", help="Do not run branches of the model on several devices at once.")

@@ -31,6 +31,7 @@ from host.cli.options import (
     ObjectiveOption,
     Pins,
     Replicas,
+    Standbys,
     UseAll,
     Window,
     Without,
@@ -52,7 +53,9 @@ from host.planning.costs import DeviceCost, LinkCost
 from host.planning.explain import Explanation, period_of
 from host.planning.explain import explain as explain_plan
 from host.planning.planner import plan_worthwhile, predicted_rps
+from host.planning.safeguards import safeguarded
 from host.planning.schedule import Schedule, loads_of, timetable
+from host.planning.survivors import Fleet
 
 _BundleFolder = Annotated[Path, typer.Argument(help="Folder of the bundle.")]
 _Explain = Annotated[bool, typer.Option("--explain", help="Show what would be otherwise.")]
@@ -77,6 +80,7 @@ def command(
     without: Without = None,
     use_all: UseAll = False,
     replicas: Replicas = DEFAULT_REPLICAS,
+    standbys: Standbys = 0,
     no_side_by_side: NoSideBySide = False,
     mode: Mode = "default",
     window: Window = DEFAULT_WINDOW,
@@ -100,6 +104,7 @@ def command(
         use_all=use_all,
         most_replicas=replicas,
         side_by_side=not no_side_by_side,
+        standbys=standbys,
     )
     if is_fleet_file(fleet):
         source = described_source(Path(fleet), manifest)
@@ -109,6 +114,7 @@ def command(
         source = _with_client(source, client_mbit)
     check_devices(constraints, {device.name for device in source.devices}, where=source.where)
     found = _best(manifest, source, constraints, objective, window, BOTH if codec == "auto" else (codec,))
+    found = _safeguarded(found)
     explanation = explain_plan(found.question, found.plan, plan_worthwhile) if explain else None
     if json:
         print_json(_record(found, explanation))
@@ -145,6 +151,19 @@ def _best(
             raise
         # Devices made equal have the least room of all of them, and the last byte may be needed.
         return best(source.measured)
+
+
+def _safeguarded(found: CodecPlan) -> CodecPlan:
+    question = found.question
+    fleet = Fleet(
+        workload=question.workload,
+        devices=question.devices,
+        window=question.window,
+        constraints=question.constraints,
+        network=question.network,
+    )
+    # Who deploys it may leave again; what a coordinator that stays would add is left out of what is promised.
+    return replace(found, plan=safeguarded(found.plan, fleet, staying=False))
 
 
 def _with_client(source: PlanSource, mbit: float) -> PlanSource:

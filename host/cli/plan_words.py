@@ -36,7 +36,38 @@ def summary_lines(plan: Plan, window: int, *, client_known: bool = False) -> Ite
     )
     gap = f"; at most {plan.gap * 100:.2g} % worse than the best plan" if plan.gap > 0 else ""
     yield f"bound by {bound_text(plan, window, client_known=client_known)}{gap}"
+    yield from safety_lines(plan)
     yield from left_out_lines(plan)
+
+
+def safety_lines(plan: Plan) -> Iterator[str]:
+    """Yield who stands by and keeps blobs, how long a swap stops all, and which single losses a plan survives."""
+    for word, idle in (
+        ("stands by for", [stage.standbys for stage in plan.stages]),
+        ("keeps the blobs of", [stage.keepers for stage in plan.stages]),
+    ):
+        if any(idle):
+            told = [f"{index}: {plain(names_text(names))}" for index, names in enumerate(idle) if names]
+            yield f"{word} stage {'; '.join(told[:MAX_LEFT_OUT])}{'; …' if len(told) > MAX_LEFT_OUT else ''}"
+    lacking = [str(stage.index) for stage in plan.stages if not stage.standbys]
+    if 0 < len(lacking) < len(plan.stages):
+        yield f"no standby has room for stage {', '.join(lacking)}, or may have it"
+    if plan.pause_seconds > 0:
+        swapping = sorted({name for stage in plan.stages for name in stage.swaps}, key=natural)
+        yield f"{plain(names_text(swapping))} must stop first: a pause of {plan.pause_seconds:.1f} s"
+    for fate, meaning in _FATES:
+        if lost := [loss.device for loss in plan.losses if loss.then == fate]:
+            yield f"survives the loss of {plain(names_text(lost))}: {meaning}"
+    for names, reason in _by_reason([(loss.device, loss.reason) for loss in plan.losses if loss.then == "stops"]):
+        yield f"does not survive the loss of {names_text(names)}: {reason}"
+
+
+_FATES = (
+    ("replica", "a replica goes on at once"),
+    ("standby", "a standby goes on at once"),
+    ("replan", "with another plan, for which nothing moves"),
+    ("move", "with another plan, once blobs have moved"),
+)
 
 
 def bound_text(plan: Plan, window: int, *, client_known: bool = False) -> str:

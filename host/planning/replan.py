@@ -10,9 +10,10 @@ more than predicted is not seen to be slow: how long frames wait does not tell i
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from edge.formats.plan import Constraints, Objective, Plan, Stage
 from edge.formats.speed import MOST_SECONDS, StageLoad
@@ -20,8 +21,11 @@ from host.errors import PlanError
 from host.planning.costs import DeviceCost, Network, Workload
 from host.planning.planner import SECONDS, WORTH
 from host.planning.price import memory_of
+from host.planning.safeguards import safeguarded
 from host.planning.settle import AS_GOOD, best_plan, bytes_to_move, held_with
 from host.planning.standing import Standing, run_seconds, slowed, standing_of
+from host.planning.survivors import ASK_SECONDS, Fleet, can_be_asked, loaded_memory, only_held
+from host.planning.swaps import LOAD_BYTES_PER_SECOND, plan_with_swaps
 
 LEAST_GAIN = 0.15
 """Part of the objective that a new plan must save: smaller gains are within what predictions are wrong by."""
@@ -38,8 +42,8 @@ HORIZON_SECONDS = 600.0
 CHANGE_SECONDS = 3.0
 """What a change takes beside moving and loading: preparing, probing and committing."""
 
-LOAD_BYTES_PER_SECOND = 50e6
-"""At which a stage is verified, read and made into a session; a small board with an SD card."""
+HURRIED_SECONDS = 0.3
+"""Processor time for keepers and what losses mean, while nothing answers."""
 
 _MOST_SLOWNESS = 100.0
 
@@ -112,24 +116,14 @@ def decide(current: Plan, workload: Workload, situation: Situation, aim: Aim) ->
     """
     now = [slowed(device, situation.slowness.get(device.name, 1.0)) for device in situation.devices]
     network = situation.network
-    in_use = memory_of(current.stages)
+    in_use = loaded_memory(current.stages)
     costs = {device.name: device for device in now}
     standing = standing_of(current, workload, costs, window=aim.window, network=network, in_use=in_use)
     able = [device for device in now if device.name not in situation.barred]
     try:
         if not able:
             raise PlanError("no device is here that can take part")
-        plan = best_plan(
-            workload,
-            able,
-            objective=aim.objective,
-            window=aim.window,
-            network=network,
-            constraints=aim.constraints,
-            current=current,
-            seconds=aim.seconds,
-            worth=WORTH,
-        )
+        plan = _replacement(current, workload, able, aim, network=network, broken=standing is None)
     except PlanError as error:
         return Decision(plan=None, reason=str(error), broken=standing is None)
     held = held_with(current, workload)
@@ -148,8 +142,53 @@ def decide(current: Plan, workload: Workload, situation: Situation, aim: Aim) ->
         after=after,
         away=not running <= costs.keys(),
         wanted=", ".join(sorted(wanted)),
+        bare=", ".join(str(index) for index in _bare(current, costs, plan)),
     )
     return _weigh(current, standing, weighed, aim)
+
+
+def _replacement(
+    current: Plan, workload: Workload, able: Sequence[DeviceCost], aim: Aim, *, network: Network | None, broken: bool
+) -> Plan:
+    """Return the plan that might replace the current one, with its standbys and keepers.
+
+    Where nothing answers, one for which nothing has to move comes first, and is made better afterwards; and a pause
+    while devices swap costs nothing.
+    """
+    constraints = aim.constraints or Constraints()
+    there = held_with(current, workload)
+    able = [replace(device, held=device.held | there.get(device.name, frozenset())) for device in able]
+    fleet = Fleet(
+        workload=workload,
+        devices=able,
+        window=aim.window,
+        constraints=constraints,
+        network=network,
+        serving=current,
+        seconds=HURRIED_SECONDS if broken else ASK_SECONDS,
+    )
+
+    def best(devices: Sequence[DeviceCost], limits: Constraints = constraints, *, near: Plan | None = current) -> Plan:
+        return best_plan(
+            workload,
+            devices,
+            objective=aim.objective,
+            window=aim.window,
+            network=network,
+            constraints=limits,
+            current=near,
+            seconds=aim.seconds,
+            worth=WORTH,
+        )
+
+    if not broken:
+        return safeguarded(best(able), fleet, staying=True)
+    if can_be_asked(fleet, 1):
+        unmoved = only_held(workload, constraints, {device.name: device.held for device in able})
+        with contextlib.suppress(PlanError):
+            found = plan_with_swaps(lambda devices: best(devices, unmoved, near=None), able, serving=current)
+            return safeguarded(found, fleet, staying=True)
+    return safeguarded(plan_with_swaps(best, able, serving=current), fleet, staying=True)
 
 
 def measured_slowness(stages: Sequence[tuple[Stage, StageLoad]], device: DeviceCost) -> float | None:
@@ -227,7 +266,7 @@ class _Weighed:
     """A plan that might replace the current one.
 
     That one is lame when a runner is `away`, and not what was asked for while devices that must have a stage have none:
-    `wanted` names them.
+    `wanted` names them. `bare` names stages that lost a standby which the plan gives back.
     """
 
     plan: Plan
@@ -236,6 +275,7 @@ class _Weighed:
     after: Standing
     away: bool
     wanted: str
+    bare: str
 
 
 def _weigh(current: Plan, before: Standing | None, new: _Weighed, aim: Aim) -> Decision:
@@ -248,6 +288,8 @@ def _weigh(current: Plan, before: Standing | None, new: _Weighed, aim: Aim) -> D
     had = before.of(objective)
     gain = 1 - found / had if had > 0 and math.isfinite(had) else 0.0
     change = f"{_figure(objective, found)} instead of {_figure(objective, had)}"
+    if new.bare and found <= had * (1 + AS_GOOD):
+        return _decided(new, f"a standby of stage {new.bare} is away; {change}; {moves}", gain=gain, broken=False)
     if _places(new.plan) == _places(current):
         return Decision(plan=None, reason=f"the plan is still the best, {_figure(objective, had)}")
     if new.wanted:
@@ -256,6 +298,8 @@ def _weigh(current: Plan, before: Standing | None, new: _Weighed, aim: Aim) -> D
     if new.away and found <= had * (1 + AS_GOOD):
         # It answers, and yet each request that goes that way waits until it is sent again.
         return _decided(new, f"a replica is away; {change}; {moves}", gain=gain, broken=False)
+    if gain <= 0:
+        return Decision(plan=None, reason=f"no other plan is better: {change}", gain=gain)
     if gain < LEAST_GAIN:
         return Decision(plan=None, reason=f"the best plan gains too little: {change}", gain=gain)
     if gain * horizon_seconds <= new.seconds:
@@ -273,6 +317,14 @@ def _decided(new: _Weighed, reason: str, *, gain: float, broken: bool) -> Decisi
         seconds_to_move=new.seconds,
         broken=broken,
     )
+
+
+def _bare(current: Plan, here: Collection[str], plan: Plan) -> list[int]:
+    """Return the stages with a standby that is away, where a plan has more in all than are left."""
+    left = sum(name in here for stage in current.stages for name in stage.standbys)
+    if sum(len(stage.standbys) for stage in plan.stages) <= left:
+        return []
+    return [stage.index for stage in current.stages if not set(stage.standbys) <= set(here)]
 
 
 def _places(plan: Plan) -> list[tuple[frozenset[str], int, int]]:

@@ -13,7 +13,6 @@ from itertools import pairwise
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from edge.formats.plan import Constraints, Objective, Pin, Plan, Stage
 from host.errors import PlanError
@@ -21,6 +20,7 @@ from host.planning.costs import DeviceCost, Network, ShardCost, Workload
 from host.planning.planner import SECONDS, plan_pipeline
 from host.planning.price import price_plan
 from host.planning.search.few_kinds import MOST_KINDS, kind_count, plan_by_few_kinds
+from host.planning.search.matching import least_assignment
 from host.planning.standing import standing_of
 
 AS_GOOD = 0.01
@@ -39,21 +39,29 @@ Held = Mapping[str, frozenset[str]]
 
 
 def held_with(plan: Plan, workload: Workload) -> dict[str, frozenset[str]]:
-    """Return what each device of a plan holds for it."""
+    """Return what each device of a plan holds for it, keepers too."""
     held: dict[str, frozenset[str]] = {}
     for stage in plan.stages:
-        blobs = frozenset(_blobs(stage, workload))
-        for name in (*stage.runners, *stage.standbys):
+        blobs = frozenset(blobs_of(stage, workload))
+        for name in (*stage.devices, *stage.keepers):
             held[name] = held.get(name, frozenset()) | blobs
     return held
 
 
+def new_bytes(wanted: Held, workload: Workload, held: Held) -> dict[str, int]:
+    """Return how many bytes devices lack of the blobs that they shall have, by name."""
+    sizes = {digest: size for shard in workload.shards for digest, size in shard.blobs.items()}
+    return {
+        name: sum(sizes[digest] for digest in digests - held.get(name, frozenset())) for name, digests in wanted.items()
+    }
+
+
 def bytes_to_move(plan: Plan, workload: Workload, held: Held) -> dict[str, int]:
-    """Return how many bytes each device of a plan must get that it does not hold."""
+    """Return how many bytes each device of a plan must get before it serves; keepers get theirs afterwards."""
     needed: dict[str, dict[str, int]] = {}
     for stage in plan.stages:
-        for name in (*stage.runners, *stage.standbys):
-            needed.setdefault(name, {}).update(_blobs(stage, workload))
+        for name in stage.devices:
+            needed.setdefault(name, {}).update(blobs_of(stage, workload))
     return {
         name: sum(size for digest, size in blobs.items() if digest not in held.get(name, frozenset()))
         for name, blobs in needed.items()
@@ -254,42 +262,8 @@ def settle(
     return _renamed(plan, swaps)
 
 
-def least_assignment(cost: npt.NDArray[np.float64]) -> list[int]:
-    """Return a column for each row, none twice, so that the sum of costs is least.
-
-    Shortest augmenting paths with potentials (Jonker and Volgenant, "A shortest augmenting path algorithm for dense and
-    sparse linear assignment problems", Computing 38, 1987), in time `rows² · columns`.
-
-    Args:
-        cost: `[rows, columns]`, finite, no more rows than columns.
-    """
-    rows, columns = cost.shape
-    row_price, column_price = np.zeros(rows), np.zeros(columns + 1)
-    row_of = np.full(columns + 1, -1)  # the last column is where a row begins its search
-    for row in range(rows):
-        row_of[columns] = row
-        at, seen = columns, np.zeros(columns + 1, dtype=bool)
-        least, came_from = np.full(columns, np.inf), np.full(columns, columns)
-        while row_of[at] >= 0:
-            seen[at] = True
-            here = int(row_of[at])
-            reduced = cost[here] - row_price[here] - column_price[:columns]
-            better = ~seen[:columns] & (reduced < least)
-            least[better], came_from[better] = reduced[better], at
-            following = int(np.argmin(np.where(seen[:columns], np.inf, least)))
-            step = least[following]
-            row_price[row_of[seen]] += step
-            column_price[seen] -= step
-            least[~seen[:columns]] -= step
-            at = following
-        while at != columns:
-            row_of[at] = row_of[came_from[at]]
-            at = int(came_from[at])
-    chosen = {int(row): column for column, row in enumerate(row_of[:columns]) if row >= 0}
-    return [chosen[row] for row in range(rows)]
-
-
-def _blobs(stage: Stage, workload: Workload) -> dict[str, int]:
+def blobs_of(stage: Stage, workload: Workload) -> dict[str, int]:
+    """Return the size of each blob of a stage by digest."""
     blobs: dict[str, int] = {}
     for shard in workload.shards[stage.first_shard : stage.stop_shard]:
         blobs.update(shard.blobs)
@@ -298,7 +272,7 @@ def _blobs(stage: Stage, workload: Workload) -> dict[str, int]:
 
 def _lacking(stages: Sequence[Stage], device: DeviceCost, workload: Workload, held: Held) -> float:
     """Bytes to move, or more than anything has where the stages do not fit."""
-    blobs = {digest: size for stage in stages for digest, size in _blobs(stage, workload).items()}
+    blobs = {digest: size for stage in stages for digest, size in blobs_of(stage, workload).items()}
     has = held.get(device.name, frozenset())
     if sum(stage.memory_bytes for stage in stages) > device.memory_bytes or sum(blobs.values()) > device.flash_bytes:
         return _NO_ROOM
@@ -357,8 +331,10 @@ def _anchored(constraints: Constraints, current: Plan, here: Collection[str]) ->
     for stage in current.stages:
         middle = (stage.first_shard + stage.stop_shard) // 2
         shard = 0 if stage.index == 0 else stage.stop_shard - 1 if stage.index == last else middle
-        if not stage.replicas and stage.device in here and shard not in pinned:
-            pins.append(Pin(layer=shard, device=stage.device))
+        # Who stands by for a stage whose device is gone has it loaded.
+        runs = next((name for name in (stage.device, *stage.standbys) if name in here), None)
+        if not stage.replicas and runs is not None and shard not in pinned:
+            pins.append(Pin(layer=shard, device=runs))
     return msgspec.structs.replace(constraints, pins=(*constraints.pins, *pins))
 
 

@@ -166,6 +166,7 @@ def test_no_device_is_used_for_less_than_it_is_worth(features: str, exact: bool)
     assert fewer > 3 or not exact
 
 
+@pytest.mark.slow
 def test_the_search_for_large_fleets_decides_between_equal_rates_in_the_same_way(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -321,6 +322,7 @@ def test_the_memory_that_the_error_asks_for_is_enough_and_no_less_is() -> None:
     assert asked > 30
 
 
+@pytest.mark.slow
 def test_where_the_trade_offs_are_too_many_the_plan_says_how_far_from_the_best_it_may_be(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -27,7 +27,8 @@ from host.planning.replan import (
     measured_slowness,
     shared_slowness,
 )
-from host.planning.settle import best_plan, bytes_to_move, held_with, least_assignment, settle
+from host.planning.search.matching import least_assignment
+from host.planning.settle import best_plan, bytes_to_move, held_with, settle
 from host.planning.standing import run_seconds, slowed, standing_of
 
 LINK = LinkCost(up_bytes_per_second=10e6, down_bytes_per_second=10e6, latency_seconds=0.001)
@@ -62,6 +63,7 @@ def users(plan: Plan) -> set[str]:
 
 
 # --------------------------------------------------------------------------------------------------- when to replan
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.floats(0.9, 1.1), min_size=8, max_size=40))
 def test_noise_of_ten_per_cent_never_replans(noises: list[float]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from edge.formats.plan import LeftOut, Plan
+from edge.formats.plan import LeftOut, Loss, Plan
 from host.cli.plan_words import (
     MAX_LEFT_OUT,
     bound_text,
@@ -14,6 +14,7 @@ from host.cli.plan_words import (
     names_text,
     range_text,
     rate_text,
+    safety_lines,
     summary_lines,
 )
 from tests.plans import plan, stage
@@ -84,3 +85,24 @@ def test_what_is_promised_is_what_the_window_lets_through() -> None:
     first, second = list(summary_lines(made(gap=0.0001234), 2))
     assert first.startswith("predicted: 50.0 requests/s, 40.0 ms a request, ")
     assert second.endswith("4 would be enough; at most 0.012 % worse than the best plan")
+
+
+def test_what_a_plan_survives_is_told_in_few_words() -> None:
+    first = msgspec.structs.replace(
+        stage(0, "a", 0.01, received=1, sent=1), standbys=("b",), keepers=("c",), swaps=("a", "b")
+    )
+    found = plan(first, stage(1, "cam", 0.01, received=1, sent=1), period=0.01, latency=0.04)
+    losses = (Loss(device="a", then="standby"), Loss(device="cam", then="stops", reason="layers are pinned to it"))
+    assert list(safety_lines(msgspec.structs.replace(found, losses=losses, pause_seconds=1.44))) == [
+        "stands by for stage 0: b",
+        "keeps the blobs of stage 0: c",
+        "no standby has room for stage 1, or may have it",
+        "a and b must stop first: a pause of 1.4 s",
+        "survives the loss of a: a standby goes on at once",
+        "does not survive the loss of cam: layers are pinned to it",
+    ]
+    moves = (*(Loss(device=f"pi-{n}", then="replan") for n in range(1, 4)), Loss(device="gw", then="move"))
+    assert list(safety_lines(msgspec.structs.replace(made(), losses=moves))) == [
+        "survives the loss of pi-1 to pi-3: with another plan, for which nothing moves",
+        "survives the loss of gw: with another plan, once blobs have moved",
+    ]
