@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,9 +32,25 @@ class FakeBundle:
     manifest: Manifest
     manifest_blob: Blob
     blobs: MemoryBlobs
+    stored: Mapping[str, bytes]
 
 
-def fake_bundle(*, shards: int = 4, weight_bytes: int = 1000, macs: int = 10**9) -> FakeBundle:
+def joined(first: FakeBundle, *others: FakeBundle) -> FakeBundle:
+    """Return the first bundle with the blobs of all beside it."""
+    stored = {digest: data for bundle in (first, *others) for digest, data in bundle.stored.items()}
+    return FakeBundle(
+        manifest=first.manifest, manifest_blob=first.manifest_blob, blobs=MemoryBlobs(stored), stored=stored
+    )
+
+
+def fake_bundle(
+    *,
+    shards: int = 4,
+    weight_bytes: int = 1000,
+    macs: int = 10**9,
+    version: str = "1.0.0",
+    expires: str | None = None,
+) -> FakeBundle:
     """Make a bundle of equal shards."""
     stored: dict[str, bytes] = {}
 
@@ -61,7 +78,8 @@ def fake_bundle(*, shards: int = 4, weight_bytes: int = 1000, macs: int = 10**9)
     )
     manifest = Manifest(
         name="double",
-        version="1.0.0",
+        version=version,
+        expires=expires,
         origin=Origin(format="onnx", digest=digest_of(b""), licence="unknown", description="doubles its input"),
         profile="rpi4",
         max_shard_bytes=1 << 30,
@@ -83,4 +101,4 @@ def fake_bundle(*, shards: int = 4, weight_bytes: int = 1000, macs: int = 10**9)
         least_cosine=0.999,
     )
     blob = store(encode_manifest(manifest))
-    return FakeBundle(manifest=manifest, manifest_blob=blob, blobs=MemoryBlobs(stored))
+    return FakeBundle(manifest=manifest, manifest_blob=blob, blobs=MemoryBlobs(stored), stored=stored)

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from edge.errors import ProfileError
-from edge.formats.message import About, Speed
+from edge.formats.message import About, Metrics, Speed
 from edge.formats.profile import load_profile, profile_ids
 from host.cli.console import err, fitted, out, print_json, size_text
 from host.cli.options import DEFAULT_BROKER, DEFAULT_FLEET, Broker, Fleet, Json, quiet_transport
@@ -24,7 +24,7 @@ def command(broker: Broker = DEFAULT_BROKER, fleet: Fleet = DEFAULT_FLEET, json:
     if not view.devices:
         err.print(f"no devices are known in fleet {fleet!r}; start shardwire-agent on them")
         return
-    columns = (
+    columns: tuple[str, ...] = (
         "device",
         "profile",
         "state",
@@ -34,9 +34,13 @@ def command(broker: Broker = DEFAULT_BROKER, fleet: Fleet = DEFAULT_FLEET, json:
         ">int8 MAC/s",
         ">fp32 MAC/s",
         ">blobs",
+        "fetching",
         "measured",
     )
     rows = [_row(seen) for seen in view.devices]
+    if not any(row[columns.index("fetching")] for row in rows):
+        place = columns.index("fetching")
+        columns, rows = (*columns[:place], *columns[place + 1 :]), [[*row[:place], *row[place + 1 :]] for row in rows]
     out.print(fitted(columns, rows, without=(">blobs", ">of", ">fp32 MAC/s", "runtimes", "profile")))
     err.print(_coordinator(view))
 
@@ -46,15 +50,28 @@ def _coordinator(view: FleetView) -> str:
 
 
 def _row(seen: Sighting) -> list[str]:
-    state = "online" if seen.online else "offline"
     about = seen.node.about
+    state = "online" if seen.online else "offline"
+    state += ", cordoned" if about is not None and about.cordoned else ""
     if about is None:
-        return [seen.node.name, "?", state, "", "", "", "", "", "", ""]
+        return [seen.node.name, "?", state, "", "", "", "", "", "", "", ""]
     runtimes = ", ".join(f"{offer.name} {offer.version}" for offer in about.runtimes) or "none"
     speeds = [f"{speed / 1e9:.1f} G" if speed else "?" for speed in (_speed(about, "int8"), _speed(about, "float32"))]
     memory = [size_text(about.free_memory_bytes), size_text(about.memory_bytes)]
     held = size_text(about.held_bytes)
-    return [about.node, about.profile, state, runtimes, *memory, *speeds, held, measured_text(seen.node.speed)]
+    measured = measured_text(seen.node.speed)
+    return [about.node, about.profile, state, runtimes, *memory, *speeds, held, fetching_text(seen.metrics), measured]
+
+
+def fetching_text(metrics: Metrics | None) -> str:
+    """Say how far the blobs on their way to a device are; nothing when none is."""
+    transfers = metrics.transfers if metrics is not None else ()
+    total = sum(transfer.total_bytes for transfer in transfers)
+    if not transfers or total <= 0:
+        return ""
+    done = sum(transfer.done_bytes for transfer in transfers)
+    holders = sorted({transfer.holder for transfer in transfers if transfer.holder})
+    return f"{done / total:.0%} of {size_text(total)}" + (f" from {', '.join(holders)}" if holders else "")
 
 
 def measured_text(speed: Speed | None) -> str:
@@ -96,6 +113,8 @@ def _record(seen: Sighting) -> dict[str, Any]:
         "held_bytes": about.held_bytes,
         "macs_per_second": {dtype: _speed(about, dtype) for dtype in ("int8", "float32")},
         "agent_version": about.agent_version,
+        "cordoned": about.cordoned,
+        "metrics": None if seen.metrics is None else msgspec.to_builtins(seen.metrics),
     }
 
 

@@ -28,8 +28,15 @@ _COMMANDS = {
     "simulate": "Run a bundle on a fleet that is not there, with what may go wrong.",
     "bench": "Let devices measure themselves, so that plans rest on what they really do.",
     "deploy": "Put a bundle to work on devices under a name.",
+    "rollback": "Serve again what was served before, or end the trial of a canary.",
     "undeploy": "Remove a deployment.",
+    "cordon": "Leave a device out of new plans; what it runs goes on.",
+    "uncordon": "Let new plans use a device again.",
+    "drain": "Give the stages of a device to others, and leave it out of new plans.",
+    "forget": "Drop what is known of a device that is gone for good.",
+    "events": "Show what happened in a fleet: who did what, and why.",
     "infer": "Send photos or tensors through a deployment.",
+    "chaos": "Kill, pause, cut and corrupt in a staging fleet, and check that no request is lost.",
     "demo": "Package, deploy to three agents on this machine, classify photos, and check every answer.",
 }
 """Name to one line of help; the command is `command` in `host.cli.<name>`."""

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import msgspec
 import typer
 from rich.table import Table
 
@@ -48,6 +49,8 @@ def condition(deployment: Deployment, view: FleetView) -> str:
     stages = deployment.plan.stages if deployment.plan is not None else ()
     trouble = view.trouble(deployment)
     unmended = f"; it cannot be mended: {trouble}" if trouble is not None else ""
+    if view.coordinator is None:
+        unmended = "; no coordinator is there to plan again"
     gone = [stage for stage in stages if not any(map(view.online, stage.devices))]
     if gone:
         return f"broken: {', '.join(sorted({name for stage in gone for name in stage.runners}))} offline{unmended}"
@@ -57,7 +60,12 @@ def condition(deployment: Deployment, view: FleetView) -> str:
         reasons = [f"{name}: {failed[name]}" for stage in stuck for name in stage.runners if name in failed]
         return f"broken: {'; '.join(reasons)}{unmended}"
     away = sorted({name for stage in stages for name in stage.runners if name in failed or not view.online(name)})
-    return f"serving without {', '.join(away)}" if away else "serving"
+    state = f"serving without {', '.join(away)}" if away else "serving"
+    if (canary := view.canaries.get(deployment.name)) is not None:
+        state += f", {canary.share:.0%} to canary {canary.epoch}"
+    if lone := view.at_risk(deployment):
+        state += f"; at risk: only {', '.join(lone)} {'has' if len(lone) == 1 else 'have'} some of its blobs"
+    return state
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -182,17 +190,26 @@ def _record(value: Deployment, view: FleetView) -> dict[str, Any]:
         "name": value.name,
         "state": condition(value, view),
         "epoch": value.epoch,
+        "manifest": value.manifest.digest if value.manifest is not None else None,
         "mode": value.mode,
         "window": value.window,
         "codec": value.codec,
         "objective": plan.objective if plan is not None else None,
         "holders": list(value.holders),
+        "at_risk": list(view.at_risk(value)),
+        "canary": _canary_record(view.canaries.get(value.name)),
+        "before": value.before.epoch if value.before is not None else None,
+        "losses": [msgspec.to_builtins(loss) for loss in (plan.losses if plan is not None else ())],
         "predicted_requests_per_second": rate if math.isfinite(rate) else None,
         "predicted_bottleneck_seconds": plan.bottleneck_seconds if plan is not None else None,
         "predicted_latency_seconds": plan.latency_seconds if plan is not None else None,
         "predicted_energy_joules": plan.energy_joules if plan is not None else None,
         "stages": [_stage_record(stage, value, view) for stage in stages],
     }
+
+
+def _canary_record(canary: Deployment | None) -> dict[str, Any] | None:
+    return None if canary is None else {"epoch": canary.epoch, "share": canary.share}
 
 
 def _stage_record(stage: Stage, deployment: Deployment, view: FleetView) -> dict[str, Any]:
@@ -203,6 +220,7 @@ def _stage_record(stage: Stage, deployment: Deployment, view: FleetView) -> dict
         "online": view.online(stage.device),
         "replicas": [{"device": name, "online": view.online(name)} for name in stage.replicas],
         "standbys": [{"device": name, "online": view.online(name)} for name in stage.standbys],
+        "keepers": [{"device": name, "online": view.online(name)} for name in stage.keepers],
         "beside": stage.beside,
         "first_shard": stage.first_shard,
         "stop_shard": stage.stop_shard,

@@ -23,11 +23,12 @@ class Collector:
         self._failures: dict[str, str] = {}
 
     def want(self, blobs: Iterable[Blob], holders: Sequence[str], now: float) -> list[Publication]:
-        """Start to fetch those of `blobs` that are not in the store."""
+        """Start to fetch those of `blobs` that are not in the store; what is on its way is asked of `holders`, too."""
         publications: list[Publication] = []
         for blob in self._store.missing(blobs):
             self._failures.pop(blob.digest, None)
             if blob.digest in self._fetcher.wanted:
+                publications += self._perform(self._fetcher.renew(blob.digest, holders, now), now)
                 continue
             try:
                 missing = self._store.begin(blob)
@@ -50,6 +51,18 @@ class Collector:
     def tick(self, now: float) -> list[Publication]:
         """Ask again for what did not come."""
         return self._perform(self._fetcher.tick(now), now)
+
+    def away(self, node: str, now: float) -> list[Publication]:
+        """Note that a node is known to be away: it is passed over."""
+        return self._perform(self._fetcher.away(node, now), now)
+
+    def back(self, node: str, now: float) -> list[Publication]:
+        """Note that a node is there, or there again."""
+        return self._perform(self._fetcher.back(node, now), now)
+
+    def resumed(self, now: float) -> list[Publication]:
+        """Ask again, after the connection broke, for what was on its way."""
+        return self._perform(self._fetcher.resumed(now), now)
 
     def drop(self, digests: Iterable[str]) -> None:
         """Forget about blobs: fetches under way, and why one failed."""

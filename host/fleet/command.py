@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import msgspec
 
@@ -14,6 +16,7 @@ from edge.formats.message import (
     CancelRequest,
     CommandOutcome,
     DeployRequest,
+    DeviceRequest,
     Hello,
     Lease,
     Progress,
@@ -24,10 +27,13 @@ from edge.formats.message import (
 )
 from edge.formats.plan import Plan, decode_deployment
 from edge.formats.topics import Topics
+from edge.store import BlobStore
 from edge.transport import Channel, Publication, Received, TransportEvent
 from host.errors import FleetError
 from host.fleet.blobs import BlobSource, MemoryBlobs, answer_requests
-from host.fleet.daemon import CoordinatorLoop, single_bundle
+from host.fleet.collect import Collector
+from host.fleet.coordinator import Coordinator
+from host.fleet.daemon import CoordinatorLoop, single_bundle, utc_now
 from host.fleet.effects import Request
 from host.fleet.identity import Caller, fresh_name
 from host.fleet.lease import LeaseKeeper
@@ -57,17 +63,21 @@ class Course:
     Attributes:
         name: of the deployment.
         coordinator: who works on it; this process when none was there.
+        alone: whether that is this process, so that nobody coordinates afterwards.
         phase: what is going on, for a person.
         epoch, plan: of the plan being prepared.
         devices: how far each is.
+        told: what a person may want to know of how it ended.
     """
 
     name: str
     coordinator: str = ""
+    alone: bool = False
     phase: str = "looking for a coordinator"
     epoch: str = ""
     plan: Plan | None = None
     devices: Mapping[str, Shipping] = field(default_factory=dict)
+    told: str = ""
 
 
 OnChange = Callable[[Course], None]
@@ -90,13 +100,17 @@ def run_command(
         TransportError: there is no broker, or it refuses us.
     """
     caller = Caller(node=fresh_name("host"), session=Session(boot=1, connect=1), topics=Topics(fleet=fleet))
-    progress = _Progress(Course(name=request.name), caller.topics, on_change)
+    about = request.device if isinstance(request, DeviceRequest) else request.name
+    progress = _Progress(Course(name=about), caller.topics, on_change)
     source = blobs or MemoryBlobs()
     with FleetLink(url, caller, connect_seconds=CONNECT_SECONDS) as link:
         keeper = LeaseKeeper(node=caller.node, session=caller.session, now=time.monotonic())
         coordinator = _find_coordinator(link, keeper, progress)
-        if coordinator is None:
-            outcome = _here(link, keeper, request, source, progress)
+        if coordinator is None and blobs is None:
+            with tempfile.TemporaryDirectory(prefix="shardwire-") as folder:
+                outcome = _here(link, _fetching(link.caller, keeper, Path(folder)), request, progress)
+        elif coordinator is None:
+            outcome = _here(link, single_bundle(link.caller, source, keeper), request, progress)
         else:
             outcome = _there(link, coordinator, request, source, progress)
     if not outcome.ok:
@@ -112,8 +126,9 @@ class _Progress:
         self._topics = topics
         self._on_change = on_change
 
-    def phase(self, phase: str, *, coordinator: str = "") -> None:
-        self._change(replace(self.course, phase=phase, coordinator=coordinator or self.course.coordinator))
+    def phase(self, phase: str, *, coordinator: str = "", alone: bool = False) -> None:
+        alone, coordinator = alone or self.course.alone, coordinator or self.course.coordinator
+        self._change(replace(self.course, phase=phase, coordinator=coordinator, alone=alone))
 
     def watch(self, event: TransportEvent) -> None:
         if isinstance(event, Received) and event.payload and not event.retained:
@@ -198,11 +213,16 @@ def _note(event: Received, keeper: LeaseKeeper, roster: Roster, topics: Topics, 
         keeper.heard(node.name, now)
 
 
-def _here(
-    link: FleetLink, keeper: LeaseKeeper, request: Request, source: BlobSource, progress: _Progress
-) -> CommandOutcome:
+def _fetching(caller: Caller, keeper: LeaseKeeper, folder: Path) -> Coordinator:
+    """Return a coordinator for one command that needs blobs which only the fleet has: golden inputs, to probe with."""
+    store = BlobStore(folder)
+    collector = Collector(store, caller)
+    return Coordinator(caller, blobs=store, collector=collector, keeper=keeper, staying=False, utc=utc_now)
+
+
+def _here(link: FleetLink, coordinator: Coordinator, request: Request, progress: _Progress) -> CommandOutcome:
     """Be the coordinator for one command."""
-    loop = CoordinatorLoop(single_bundle(link.caller, source, keeper), link, watch=progress.watch)
+    loop = CoordinatorLoop(coordinator, link, watch=progress.watch)
     for event in link.first_connections():
         loop.feed(event)
     loop.ask(request)
@@ -212,7 +232,7 @@ def _here(
             outcome = loop.outcomes[request.request_id]
             if outcome.done:
                 return outcome
-            progress.phase(outcome.reason, coordinator=link.caller.node)
+            progress.phase(outcome.reason, coordinator=link.caller.node, alone=True)
     finally:
         loop.leave("interrupted")
 
@@ -225,10 +245,11 @@ def _there(
     for channel, filter in (
         (Channel.CONTROL, topics.any_device("event")),
         (Channel.CONTROL, topics.event(caller.node)),
-        (Channel.CONTROL, topics.desired(request.name)),
         (Channel.DATA, topics.fetch(caller.node)),
     ):
         link.subscribe(channel, filter)
+    if not isinstance(request, DeviceRequest):
+        link.subscribe(Channel.CONTROL, topics.desired(request.name))
     request = msgspec.structs.replace(request, reply_to=topics.event(caller.node))
     if isinstance(request, DeployRequest):
         request = msgspec.structs.replace(request, holders=(caller.node,))

@@ -3,38 +3,45 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import random
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from edge.errors import FormatError, ShardwireError
-from edge.formats.bundle import decode_manifest
 from edge.formats.message import (
     CancelRequest,
     CommandOutcome,
     DeployRequest,
+    DeviceRequest,
     Dropped,
     Failed,
+    Fetched,
     Hello,
+    Kept,
     Lease,
     Progress,
     Ready,
+    RollbackRequest,
     Session,
     UndeployRequest,
     decode_message,
     encode_message,
 )
-from edge.formats.plan import Deployment, Epoch, encode_deployment
+from edge.formats.plan import Deployment, encode_deployment
 from edge.transport import Channel, Connected, Disconnected, Publication, Received, Subscribed, TransportEvent
-from host.bundle import fleet_blobs
 from host.fleet.blobs import BlobSource, answer_requests
 from host.fleet.collect import Collector
-from host.fleet.effects import CoordinatorEffect, Keep, Request, Subscribe, Told
-from host.fleet.identity import Caller, birth, epoch_id, heartbeat, retained
-from host.fleet.jobs import DeployJob, Desk, Job, UndeployJob
-from host.fleet.lease import LeaseKeeper
-from host.fleet.ledger import Ledger, News
-from host.fleet.outcomes import outcome_of, replies, request_fault
-from host.fleet.roster import HEARTBEAT_SECONDS, Roster
+from host.fleet.deploy_job import DeployJob
+from host.fleet.desired import Cause
+from host.fleet.desk import CoordinatorDesk, no_clock
+from host.fleet.effects import CoordinatorEffect, Happened, Keep, KeepLease, Request, Subscribe
+from host.fleet.identity import Caller, birth, heartbeat, retained
+from host.fleet.jobs import Job
+from host.fleet.lease import LeaseKeeper, outranks
+from host.fleet.ledger import News
+from host.fleet.repair import Repairs
+from host.fleet.roster import HEARTBEAT_SECONDS
+from host.fleet.strays import Strays
 from host.fleet.watch import Replan, Watch, trouble_event
 
 _log = logging.getLogger(__name__)
@@ -42,11 +49,11 @@ _log = logging.getLogger(__name__)
 ANNOUNCE_SECONDS = 1.0
 """Least time between two announcements of everything that is retained."""
 
-MAX_JOBS = 64
-MAX_OUTCOMES = 256
+OUTAGE_SECONDS = 60.0
+"""Commands wait for so long for a broker that is gone."""
 
 
-class Coordinator(Desk):
+class Coordinator(CoordinatorDesk):
     """Plans, ships, probes, commits and watches, as long as it holds the lease."""
 
     def __init__(
@@ -59,6 +66,7 @@ class Coordinator(Desk):
         staying: bool,
         known: Iterable[Deployment] = (),
         horizon_seconds: float | None = None,
+        utc: Callable[[], str] = no_clock,
     ) -> None:
         """Start with nobody known.
 
@@ -70,25 +78,29 @@ class Coordinator(Desk):
             staying: whether it stays after its commands, so that others may fetch from it later.
             known: serving values of an earlier life.
             horizon_seconds: over which a better plan must pay for its change; None never to plan again by itself.
+            utc: returns the UTC time, `YYYY-MM-DDTHH:MM:SSZ`; devices and bundles' dates are judged by it.
         """
-        self.caller = caller
-        self.roster = Roster(caller.topics)
-        self.blobs = blobs
-        self.collector = collector
-        self.staying = staying
-        self._keeper = keeper
+        super().__init__(
+            caller,
+            blobs=blobs,
+            collector=collector,
+            keeper=keeper,
+            staying=staying,
+            known=known,
+            utc=utc,
+            ended=self._ended,
+        )
         self._watch = None if horizon_seconds is None else Watch(self, horizon_seconds=horizon_seconds)
-        self._ledger = Ledger(known)
-        self._jobs: dict[str, Job] = {}
-        self._told: dict[str, str] = {}
-        self._outcomes: dict[str, CommandOutcome] = {}
-        self._sequence = 0
+        self._strays = Strays(self, self.ledger)
+        # Drawn from the name, so that two coordinators do not speak at once and one always does the same.
+        self._repairs = Repairs(random.Random(f"{caller.node} {caller.session.boot}").random)  # noqa: S311 - not a secret
+        self._kept_lease: Lease | None = None
+        self._held = False
         self._up: set[Channel] = set()
-        self._hello_at: float | None = None
-        self._beat_at = 0.0
+        self._told_lease: Lease | None = None
+        self._down_since: float | None = None
         self._announce_at: float | None = None
         self._announced_at = float("-inf")
-        self._planned = False
         topics = caller.topics
         self._routes: Mapping[str, Callable[[Received, float], list[CoordinatorEffect]]] = {
             topics.lease(): self._lease,
@@ -99,43 +111,11 @@ class Coordinator(Desk):
             topics.result(caller.node): self._result,
         }
 
-    # ------------------------------------------------------------------------------------------ what jobs may ask
-    def since_hello(self, now: float) -> float:
-        """See `Desk.since_hello`."""
-        return -1.0 if self._hello_at is None else now - self._hello_at
-
-    def next_epoch(self, name: str, now: float) -> str | None:
-        """See `Desk.next_epoch`."""
-        lease = self._keeper.lease
-        if lease is None or not self._keeper.holds(now):
-            return None
-        epoch = Epoch(term=lease.term, coordinator=epoch_id(self.caller.node), sequence=self._sequence + 1)
-        known = self._ledger.newest(name)
-        if known is not None and epoch <= known:
-            # Someone issued an epoch under a lease that we never saw: go past it.
-            self._keeper.need_term(known.term + 1)
-            return None
-        self._sequence += 1
-        return str(epoch)
-
-    def serving(self, name: str) -> Deployment | None:
-        """See `Desk.serving`."""
-        return self._ledger.serving(name)
-
-    def names(self) -> Sequence[str]:
-        """See `Desk.names`."""
-        return self._ledger.names()
-
-    def may_plan(self) -> bool:
-        """See `Desk.may_plan`."""
-        may, self._planned = not self._planned, True
-        return may
-
     # ------------------------------------------------------------------------------------------------- from outside
     @property
     def busy(self) -> bool:
         """Whether a command is being worked on."""
-        return bool(self._jobs)
+        return self.work.busy
 
     def handle(self, event: TransportEvent, now: float) -> list[CoordinatorEffect]:
         """Take an event of the transport; a malformed message is logged and dropped."""
@@ -144,62 +124,43 @@ class Coordinator(Desk):
                 case Connected(channel=channel, connect=connect):
                     self._up.add(channel)
                     if channel is Channel.CONTROL:
+                        self._down_since = None
                         session = Session(boot=self.caller.session.boot, connect=connect)
                         self.caller = replace(self.caller, session=session)
+                        self.keeper.reconnected(now)
                     return self._connected(channel, now)
                 case Disconnected(channel=channel):
                     self._up.discard(channel)
+                    if channel is Channel.CONTROL:
+                        self.hello_at = None
+                        self._down_since = now if self._down_since is None else self._down_since
                 case Received():
                     return self._received(event, now)
-                case Subscribed():
-                    pass
+                case Subscribed(filter=filter):
+                    if filter in (self.caller.topics.any_deployment("serving"), self.caller.topics.lease()):
+                        self._repairs.acknowledged(now)
         except ShardwireError as error:
             _log.warning("message on %s dropped: %s", getattr(event, "topic", "?"), error)
         return []
 
     def ask(self, request: Request, now: float) -> list[CoordinatorEffect]:
         """Take a command, from this process or from the wire; one that was asked before is answered again."""
-        request_id = request.request_id
-        if request_id in self._outcomes:
-            return self._news(request.reply_to, self._outcomes[request_id])
-        if request_id in self._jobs:
-            return self._progress(self._jobs[request_id])
-        if fault := self._fault(request):
-            return self._news(request.reply_to, self._remember(outcome_of(request_id, reason=fault)))
-        for other in self._jobs.values():
-            if other.name == request.name:
-                other.cancel("another command came", now)  # one of its own, which goes before no person's
-        job: Job = (
-            DeployJob(request, self, now=now)
-            if isinstance(request, DeployRequest)
-            else UndeployJob(request, self, now=now)
-        )
-        self._jobs[request_id] = job
+        effects = self.work.ask(request, now)
+        if isinstance(request, DeviceRequest):
+            return effects
         # Not every broker gives retained values to a wildcard subscription.
-        topics = self.caller.topics
-        exact = (topics.serving(request.name), topics.desired(request.name))
-        return [*(Subscribe(channel=Channel.CONTROL, filter=topic) for topic in exact), *self._progress(job)]
+        topics, name = self.caller.topics, request.name
+        exact = (topics.serving(name), topics.desired(name), topics.canary(name))
+        return [*(Subscribe(channel=Channel.CONTROL, filter=topic) for topic in exact), *effects]
 
     def cancel(self, reason: str, now: float) -> None:
         """Stop every command; epochs that are not committed are abandoned."""
-        for job in self._jobs.values():
-            job.cancel(reason, now)
+        self.work.cancel(reason, now)
 
     def leave(self) -> list[CoordinatorEffect]:
         """Give the lease back and sign off."""
-        lease = self._keeper.give_back()
+        lease = self.keeper.give_back()
         return [] if lease is None else [retained(self.caller.topics.lease(), encode_message(lease))]
-
-    def wanted(self) -> set[str] | None:
-        """Return the digests of all blobs that what is served needs, None when that cannot be told now."""
-        manifests = [value.manifest for value in self._ledger.values() if value.manifest is not None]
-        if self._jobs or not all(self.blobs.has(manifest.digest) for manifest in manifests):
-            return None
-        wanted = {manifest.digest for manifest in manifests}
-        for digest in tuple(wanted):
-            manifest = decode_manifest(self.blobs.read(digest), where=f"bundle {digest[7:19]}")
-            wanted |= {blob.digest for blob in fleet_blobs(manifest)}
-        return wanted
 
     def will(self, connect: int) -> Publication:
         """Return the last will of the control connection `connect`."""
@@ -208,79 +169,88 @@ class Coordinator(Desk):
     def tick(self, now: float) -> list[CoordinatorEffect]:
         """Do what is due; call it several times a second."""
         effects: list[CoordinatorEffect] = []
-        self._planned = False
-        lease = self._keeper.claim(now) if Channel.CONTROL in self._up else None
+        self.planned = False
+        lease = self.keeper.claim(now) if Channel.CONTROL in self._up else None
         if lease is not None:
             _log.info("claims the lease with term %d", lease.term)
             effects.append(retained(self.caller.topics.lease(), encode_message(lease)))
-        if now >= self._beat_at:
-            self._beat_at = now + HEARTBEAT_SECONDS
+        effects += self._lease_news(now)
+        beats = now >= self.beat_at
+        if beats:
+            self.beat_at = now + HEARTBEAT_SECONDS
             effects.append(heartbeat(self.caller, data_up=Channel.DATA in self._up))
         if self._announce_at is not None and now >= self._announce_at:
             effects += self._announce(now)
+        effects += self._repair(now)
         if self.collector is not None:
             effects += self.collector.tick(now)
-        for job in tuple(self._jobs.values()):
-            if next(other for other in self._jobs.values() if other.name == job.name) is job:
-                effects += self._step(job, now)
-        return effects + self._replan(now)
+        if self.staying and self.keeper.holds(now):
+            effects += self._strays.tick(now)
+        effects += [*self._replan(now), *self._work(now)]
+        if beats:
+            self.beaten_at = now  # by now it is on its way, and no plan of this turn came before it
+        return effects
+
+    def _work(self, now: float) -> list[CoordinatorEffect]:
+        """Let commands go on; while the broker is gone they wait for it, but not for ever."""
+        if self._down_since is not None:
+            if now - self._down_since < OUTAGE_SECONDS:
+                return []
+            self.cancel(f"the broker was gone for {OUTAGE_SECONDS:.0f} s", now)
+        return self.work.tick(now)
+
+    def _lease_news(self, now: float) -> list[CoordinatorEffect]:
+        """Remember the largest lease over a restart, and tell when it became ours."""
+        effects: list[CoordinatorEffect] = []
+        lease = self.keeper.lease
+        if lease is not None and lease != self._kept_lease:
+            self._kept_lease = lease
+            effects.append(KeepLease(lease=lease))
+        holds = self.keeper.holds(now)
+        if holds and not self._held and lease is not None:
+            self._announce_at = now  # at once, when it is ours to say
+            # A connection that comes and goes makes no new coordinator.
+            if self.staying and lease != self._told_lease:
+                self._told_lease = lease
+                effects.append(Happened(what="lease", why=f"{self.caller.node} coordinates, term {lease.term}"))
+        self._held = holds
+        return effects
 
     def _replan(self, now: float) -> list[CoordinatorEffect]:
         """Look after what is served, and begin to replace the plans that should be."""
         if self._watch is None or Channel.CONTROL not in self._up:
             return []
         effects: list[CoordinatorEffect] = []
-        busy = {job.name for job in self._jobs.values()}
-        for step in self._watch.tick(self._ledger.values(), busy, now, acting=self._keeper.holds(now)):
-            if isinstance(step, Replan):
-                self._jobs[step.request.request_id] = DeployJob(step.request, self, now=now, plan=step.plan)
-            else:
+        busy = self.work.names(trying=False)
+        tried, acting = self.work.names() - busy, self.keeper.holds(now)
+        for step in self._watch.tick(self.ledger.values(), busy, now, acting=acting, tried=tried):
+            if not isinstance(step, Replan):
                 effects.append(step)
+                continue
+            for other in self.work.running(step.request.name):  # nothing but canaries: the rest is busy
+                other.cancel("the plan that serves had to be replaced", now)
+            cause = Cause(why=step.why, plan=step.plan)
+            self.work.start(DeployJob(step.request, self, now=now, cause=cause), now)
         return effects
 
-    # ------------------------------------------------------------------------------------------------------- jobs
-    def _step(self, job: Job, now: float) -> list[CoordinatorEffect]:
-        effects: list[CoordinatorEffect] = []
-        if self._keeper.other is not None:
-            job.cancel(f"coordinator {self._keeper.other} took over", now)
-        for effect in job.tick(now):
-            if isinstance(effect, Keep):
-                self._ledger.keep(effect.deployment)
-            effects.append(effect)
-        if job.outcome is not None:
-            del self._jobs[job.request_id]
-            if self._watch is not None and job.replans:
-                self._watch.ended(job.name, job.outcome, now)
-            effects += self._news(job.reply_to, self._remember(job.outcome))
-        elif self._told.get(job.request_id) != job.phase():
-            effects += self._progress(job)
-        return effects
+    def _ended(self, job: Job, outcome: CommandOutcome, now: float) -> None:
+        serving = self.ledger.serving(job.name)
+        if job.epoch and not job.tries and (serving is None or serving.epoch != job.epoch):
+            self._strays.gave_up(job.epoch)
+        if self._watch is not None and job.replans:
+            self._watch.ended(job.name, outcome, now)
 
-    def _fault(self, request: Request) -> str | None:
-        if fault := request_fault(request):
-            return fault
-        if self._keeper.other is not None:
-            return f"coordinator {self._keeper.other} holds the lease, ask it"
-        if any(job.name == request.name and not job.replans for job in self._jobs.values()):
-            return f"{request.name} is being changed by another command; try again when it is done"
-        if len(self._jobs) >= MAX_JOBS:
-            return f"more than {MAX_JOBS} commands at once"
-        return None
-
-    def _remember(self, outcome: CommandOutcome) -> CommandOutcome:
-        self._told.pop(outcome.request_id, None)
-        self._outcomes[outcome.request_id] = outcome
-        while len(self._outcomes) > MAX_OUTCOMES:
-            del self._outcomes[next(iter(self._outcomes))]
-        return outcome
-
-    def _progress(self, job: Job) -> list[CoordinatorEffect]:
-        self._told[job.request_id] = job.phase()
-        outcome = CommandOutcome(request_id=job.request_id, done=False, ok=True, reason=job.phase())
-        return self._news(job.reply_to, outcome)
-
-    def _news(self, reply_to: str, outcome: CommandOutcome) -> list[CoordinatorEffect]:
-        return [Told(outcome=outcome), *replies(self.caller.topics, reply_to, outcome)]
+    def _repair(self, now: float) -> list[CoordinatorEffect]:
+        """Publish again what the broker lost, when whose task it is does not: the lease's holder does so at once."""
+        topics = self.caller.topics
+        values: dict[str, Deployment | Lease] = {topics.serving(value.name): value for value in self.ledger.values()}
+        if self.keeper.lease is not None:
+            values[topics.lease()] = self.keeper.lease
+        due = [(topic, values[topic]) for topic in self._repairs.due(values, now)]
+        return [
+            retained(topic, encode_message(value) if isinstance(value, Lease) else encode_deployment(value))
+            for topic, value in (due if Channel.CONTROL in self._up else ())
+        ]
 
     # --------------------------------------------------------------------------------------------------- messages
     def _connected(self, channel: Channel, now: float) -> list[CoordinatorEffect]:
@@ -288,13 +258,16 @@ class Coordinator(Desk):
         if channel is Channel.DATA:
             filters = [topics.fetch(node), topics.blocks(node), topics.result(node)]
             return [Subscribe(channel=channel, filter=filter) for filter in filters]
-        self._hello_at = now
+        self.hello_at = now
+        self.connects += 1
         self._announce_at = now
+        self._repairs.connected(now)
         filters = [
             *self.roster.filters,
             topics.any_device("event"),
             topics.any_deployment("desired"),
             topics.any_deployment("serving"),
+            topics.any_deployment("canary"),
             topics.lease(),
             topics.hello(),
             topics.command(node),
@@ -311,11 +284,11 @@ class Coordinator(Desk):
         levels = self.caller.topics.parse(event.topic)
         if levels is None or len(levels) != 3:
             return []
-        if levels[0] == "deployment" and levels[2] in ("desired", "serving"):
+        if levels[0] == "deployment" and levels[2] in ("desired", "serving", "canary"):
             return self._deployment(event, levels[1], levels[2], now)
         if levels[0] == "device" and levels[2] == "event":
-            self._device_event(event, levels[1], now)
-        elif levels[0] == "device":
+            return self._device_event(event, levels[1], now)
+        if levels[0] == "device":
             self._node(event, now)
         return []
 
@@ -328,35 +301,52 @@ class Coordinator(Desk):
                 self._announce_at = now  # the last will of an earlier connection came late
             return
         if node.state is not None and not node.state.online:
-            self._keeper.left(node.name)
+            self.keeper.left(node.name)
         elif not event.retained:
-            self._keeper.heard(node.name, now)
+            self.keeper.heard(node.name, now)
+        if node.heartbeat is not None and event.topic == self.caller.topics.heartbeat(node.name):
+            self.work.beat(node.name, node.heartbeat, now)
 
-    def _device_event(self, event: Received, device: str, now: float) -> None:
+    def _device_event(self, event: Received, device: str, now: float) -> list[CoordinatorEffect]:
         message = decode_message(event.payload, object)
         if self._watch is not None and isinstance(message, Failed | Ready) and device != self.caller.node:
             self._watch.receive(device, message, now)
-        if isinstance(message, Progress | Ready | Failed | Dropped):
-            for job in self._jobs.values():
-                job.receive(device, message, now)
+        if isinstance(message, Ready | Kept | Dropped):
+            self.holders.hear(device, message)
+        if isinstance(message, Progress | Fetched | Ready | Kept | Failed | Dropped):
+            self.work.receive(device, message, now)
+        if isinstance(message, Ready) and self.staying and self.keeper.holds(now):
+            return list(self._strays.ready(device, message, now))
+        return []
 
     def _deployment(self, event: Received, name: str, kind: str, now: float) -> list[CoordinatorEffect]:
-        found = self._ledger.receive(name, kind, event.payload)
+        found = self.ledger.receive(name, kind, event.payload)
+        serving = self.ledger.serving(name)
+        if kind == "desired" and serving and self.keeper.holds(now) and self.ledger.is_outdated(name, event.payload):
+            # Two brokers were parted, or one went back to an older state: a commit publishes both values.
+            return [retained(event.topic, encode_deployment(serving))]
         if found is None:
             return []
         value, news = found
-        if news is News.OLDER:
-            self._announce_at = now + ANNOUNCE_SECONDS  # the broker lost the newest
+        older = news is News.OLDER
+        if older and self.keeper.holds(now):
+            self._announce_at = min(self._announce_at or now + ANNOUNCE_SECONDS, self._announced_at + ANNOUNCE_SECONDS)
+        else:
+            self._repairs.shown(event.topic, now, older=older)
+        if older:
             return []
-        for job in self._jobs.values():
-            if job.name == name:
-                job.saw_serving(value)
+        self.work.saw_serving(value, now)
         return [Keep(deployment=value)] if news is News.NEWER else []
 
     def _lease(self, event: Received, now: float) -> list[CoordinatorEffect]:
-        if event.payload and self._keeper.saw(decode_message(event.payload, Lease), now):
+        if not event.payload:
+            return []
+        lease, known = decode_message(event.payload, Lease), self.keeper.lease
+        if self.keeper.saw(lease, now):
             self._announce_at = now + ANNOUNCE_SECONDS
-        return []
+        elif known is None or not self.keeper.holds(now):
+            self._repairs.shown(event.topic, now, older=known is not None and outranks(known, lease))
+        return self._lease_news(now)
 
     def _hello(self, event: Received, now: float) -> list[CoordinatorEffect]:
         if decode_message(event.payload, Hello).node != self.caller.node:
@@ -366,10 +356,10 @@ class Coordinator(Desk):
     def _command(self, event: Received, now: float) -> list[CoordinatorEffect]:
         message = decode_message(event.payload, object)
         if isinstance(message, CancelRequest):
-            if message.request_id in self._jobs:
-                self._jobs[message.request_id].cancel("interrupted", now)
+            if message.request_id:
+                self.work.cancel("interrupted", now, request_id=message.request_id)
             return []
-        if not isinstance(message, DeployRequest | UndeployRequest):
+        if not isinstance(message, DeployRequest | UndeployRequest | RollbackRequest | DeviceRequest):
             raise FormatError(f"a coordinator takes no {type(message).__name__}")
         return self.ask(message, now)
 
@@ -381,8 +371,7 @@ class Coordinator(Desk):
         return [] if self.collector is None else list(self.collector.receive(event.payload, now))
 
     def _result(self, event: Received, now: float) -> list[CoordinatorEffect]:
-        for job in self._jobs.values():
-            job.result(event.payload, now)
+        self.work.result(event.payload, now)
         return []
 
     # ----------------------------------------------------------------------------------------------- announcements
@@ -390,11 +379,12 @@ class Coordinator(Desk):
         self._announce_at, self._announced_at = None, now
         connect = self.caller.session.connect
         effects: list[CoordinatorEffect] = [birth(self.caller, connect=connect, online=True, retain=self.staying)]
-        lease = self._keeper.lease
-        if lease is not None and self._keeper.holds(now):
-            effects.append(retained(self.caller.topics.lease(), encode_message(lease)))
+        lease = self.keeper.lease
+        if lease is None or not self.keeper.holds(now):
+            return effects
         topics = self.caller.topics
-        effects += [retained(topics.serving(value.name), encode_deployment(value)) for value in self._ledger.values()]
-        if self._watch is not None and self._keeper.holds(now):
+        effects.append(retained(topics.lease(), encode_message(lease)))
+        effects += [retained(topics.serving(value.name), encode_deployment(value)) for value in self.ledger.values()]
+        if self._watch is not None:
             effects += [trouble_event(self.caller, trouble) for trouble in self._watch.troubles()]
         return effects

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edge.formats.message import CommandOutcome, DeployRequest, UndeployRequest
+from edge.formats.message import CommandOutcome, DeployRequest, DeviceRequest, Lease, RollbackRequest, UndeployRequest
 from edge.formats.plan import Deployment
 from edge.transport import Channel, Publication
 
-Request = DeployRequest | UndeployRequest
+Request = DeployRequest | UndeployRequest | RollbackRequest | DeviceRequest
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,5 +33,29 @@ class Keep:
     deployment: Deployment
 
 
-JobEffect = Publication | Keep
-CoordinatorEffect = JobEffect | Subscribe | Told
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KeepLease:
+    """Remember the largest lease seen over a restart."""
+
+    lease: Lease
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Happened:
+    """A line for the history of the fleet; whoever carries it out adds who and when, and tells it to the fleet.
+
+    Attributes:
+        what: one of `host.fleet.history.KINDS`.
+        why: one line for a person.
+        deployment, epoch, device: that it is about.
+    """
+
+    what: str
+    why: str = ""
+    deployment: str = ""
+    epoch: str = ""
+    device: str = ""
+
+
+JobEffect = Publication | Keep | Happened
+CoordinatorEffect = JobEffect | KeepLease | Subscribe | Told

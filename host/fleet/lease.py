@@ -11,6 +11,12 @@ LOOK_SECONDS = 1.0
 SETTLE_SECONDS = 2 * HEARTBEAT_SECONDS
 """How long a claimant of a silent coordinator's lease waits before it acts."""
 
+STALL_SECONDS = 2.0
+"""Who did not look at the time for so long was stopped, or had no broker: another may have taken the lease."""
+
+HEAR_SECONDS = 1.0
+"""How long it listens then before it acts again."""
+
 VACANT = ""
 """Coordinator of a lease that was given back; it has a term of its own, so that it supersedes the old one."""
 
@@ -40,6 +46,8 @@ class LeaseKeeper:
         self._gone = False
         self._acts_from: float | None = None
         self._least_term = 1
+        self._looked: float | None = None
+        self._held = False
 
     @property
     def lease(self) -> Lease | None:
@@ -55,6 +63,15 @@ class LeaseKeeper:
     def holds(self, now: float) -> bool:
         """Tell whether this coordinator may act."""
         return self._acts_from is not None and now >= self._acts_from
+
+    def may_go_on(self, now: float) -> bool:
+        """Tell whether work that was begun may go on: not when the lease was ours and may be another's by now."""
+        return not self._held or self.other is not None or self.holds(now)
+
+    def reconnected(self, now: float) -> None:
+        """Note that the broker was lost and found: whoever saw our last will has the lease now."""
+        if self._acts_from is not None:
+            self._acts_from = max(self._acts_from, now + HEAR_SECONDS)
 
     def saw(self, lease: Lease, now: float) -> bool:
         """Take a lease from the broker; return whether ours has to be published again."""
@@ -89,7 +106,11 @@ class LeaseKeeper:
         return self._gone or seen.coordinator in (VACANT, self._node) or now - self._heard > SILENT_SECONDS
 
     def claim(self, now: float) -> Lease | None:
-        """Return the lease to publish when it is time to claim it, else None."""
+        """Return the lease to publish when it is time to claim it, else None; call it all the time."""
+        if self._looked is not None and now - self._looked > STALL_SECONDS:
+            self.reconnected(now)
+            self._heard = max(self._heard, now - SILENT_SECONDS + HEAR_SECONDS)  # what was said may be on its way
+        self._looked = now
         if not self.due(now):
             return None
         seen = self._seen
@@ -100,7 +121,7 @@ class LeaseKeeper:
         """Return the vacant lease to publish when leaving, None when the lease is not ours."""
         if self._seen is None or self._acts_from is None:
             return None
-        self._acts_from = None
+        self._acts_from, self._held = None, False
         self._seen = Lease(coordinator=VACANT, term=self._seen.term + 1, session=self._session)
         return self._seen
 
@@ -110,6 +131,6 @@ class LeaseKeeper:
     def _take(self, now: float, *, acts_from: float) -> Lease:
         term = max(self._least_term, 1 + (self._seen.term if self._seen is not None else 0))
         self._seen = Lease(coordinator=self._node, term=term, session=self._session)
-        self._acts_from = acts_from
+        self._acts_from, self._held = acts_from, True
         self._heard, self._gone = now, False
         return self._seen

@@ -5,24 +5,36 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edge.errors import FormatError
-from edge.formats.message import CommandOutcome, DeployRequest, encode_message
+from edge.formats.canary import check_canary
+from edge.formats.message import CommandOutcome, DeployRequest, DeviceRequest, encode_message
 from edge.formats.plan import check_constraints
 from edge.formats.topics import Topics, check_name
 from edge.transport import Channel, Publication
 from host.fleet.effects import Request
 
 
-def outcome_of(request_id: str, *, reason: str = "", epoch: str = "") -> CommandOutcome:
-    """Return a final outcome; without a reason it is good."""
-    return CommandOutcome(request_id=request_id, done=True, ok=not reason, epoch=epoch, reason=reason)
+def outcome_of(request_id: str, *, reason: str = "", epoch: str = "", told: str = "") -> CommandOutcome:
+    """Return a final outcome; without a reason it is good, and `told` is what a person may want to know of it."""
+    return CommandOutcome(request_id=request_id, done=True, ok=not reason, epoch=epoch, reason=reason or told)
+
+
+def subject(request: Request) -> str:
+    """Return what a command is about; commands about the same follow each other."""
+    # No deployment is called so: names have no spaces.
+    return f"device {request.device}" if isinstance(request, DeviceRequest) else request.name
 
 
 def request_fault(request: Request) -> str | None:
     """Say what is wrong with a command, whoever sent it; None when nothing is."""
     try:
+        if isinstance(request, DeviceRequest):
+            check_name(request.device, what="device name")
+            return None
         check_name(request.name, what="deployment name")
         if isinstance(request, DeployRequest):
             check_constraints(request.constraints, "command")
+            if request.canary is not None:
+                check_canary(request.canary, "command")
             for node in request.holders:
                 check_name(node, what="device name")
     except FormatError as error:

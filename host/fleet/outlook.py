@@ -216,4 +216,5 @@ def changes_between(before: View | None, after: View, plan: Plan) -> str:
 
 def _may_take_part(constraints: Constraints, about: About, manifest: Manifest) -> bool:
     named = not constraints.devices or about.node in constraints.devices
-    return named and about.node not in constraints.without and missing_runtime(about, manifest) is None
+    barred = about.node in constraints.without or about.cordoned
+    return named and not barred and missing_runtime(about, manifest) is None

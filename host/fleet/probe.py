@@ -21,6 +21,9 @@ DEADLINE_SECONDS = 60.0
 RESEND_SECONDS = 15.0
 """A slow device may need long for its first answer: its session allocates then."""
 
+SHORT_RESEND_SECONDS = 1.0
+"""Before the first frame of a short probe is sent again; twice as long before each further one."""
+
 MAX_ROUNDS = 16
 """How many requests are made of the golden inputs at most, so that replicas answer too."""
 
@@ -41,11 +44,31 @@ class Probe:
 
     Where stages have replicas the inputs go round, to each runner of stage 0 and so often that those of the other
     stages, who are given frames in turn, answer too.
+
+    Attributes:
+        sent: frames sent so far.
     """
 
     def __init__(
-        self, deployment: Deployment, cases: Sequence[GoldenCase], manifest: Manifest, caller: Caller, *, now: float
+        self,
+        deployment: Deployment,
+        cases: Sequence[GoldenCase],
+        manifest: Manifest,
+        caller: Caller,
+        *,
+        short: bool = False,
+        now: float,
     ) -> None:
+        """Start; the first `tick` sends.
+
+        Args:
+            deployment: the epoch to probe.
+            cases: golden inputs, and what the whole model answers.
+            manifest: of the bundle.
+            caller: who asks.
+            short: as many requests as a stage has runners at most: for another plan of a bundle that was probed before.
+            now: monotonic seconds.
+        """
         if deployment.plan is None or not cases:
             raise ValueError("a probe needs a plan and a golden case")
         self._deployment = deployment
@@ -54,8 +77,11 @@ class Probe:
         self._caller = caller
         inner_runners = max((len(stage.runners) for stage in deployment.plan.stages[1:]), default=1)
         rounds = min(MAX_ROUNDS, inner_runners * len(self._first_devices))
+        short_rounds = min(MAX_ROUNDS, max(inner_runners, len(self._first_devices)))
         self._golden = len(cases)
-        self._cases = tuple(islice(cycle(cases), max(len(cases), rounds)))
+        self._cases = tuple(islice(cycle(cases), short_rounds if short else max(len(cases), rounds)))
+        self._short = short
+        self.sent = 0
         self._index = 0
         self._attempt = 0
         # Not 0: another probe of the same session may have left pieces of a frame at the device.
@@ -85,7 +111,9 @@ class Probe:
         if self._attempt == MAX_ATTEMPTS:
             self.failure = f"no answer to the golden input in {MAX_ATTEMPTS} attempts"
             return []
-        self._send_at = now + RESEND_SECONDS
+        backed_off = SHORT_RESEND_SECONDS * 2**self._attempt
+        self._send_at = now + (min(RESEND_SECONDS, backed_off) if self._short else RESEND_SECONDS)
+        self.sent += 1
         return list(self._frame(now))
 
     def receive(self, payload: bytes, now: float) -> None:

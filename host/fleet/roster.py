@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from edge.errors import FormatError
 from edge.formats.message import About, Heartbeat, Session, Speed, State, check_speed, decode_message
+from edge.formats.node import is_late
 from edge.formats.speed import StageLoad
 from edge.formats.topics import Topics, check_name
+from edge.transport import Channel, Received, TransportEvent
 
 HEARTBEAT_SECONDS = 1.0
-SILENT_SECONDS = 3 * HEARTBEAT_SECONDS
-"""A node is gone when it misses three heartbeats, whatever its retained state says."""
+SILENT_SECONDS = 2.5 * HEARTBEAT_SECONDS
+"""A node is gone when two of its heartbeats did not come and the third is overdue, whatever its retained state says."""
 
 MAX_NODES = 4096
 # Speeds first: who knows a device by its description knows then what it measured, and does not plan without it.
@@ -99,9 +101,17 @@ class Roster:
         """Return what is known of a node, which may be nothing."""
         return self._nodes.get(name, Node(name=name))
 
+    def forget(self, name: str) -> None:
+        """A node is gone for good."""
+        self._nodes.pop(name, None)
+
     def online(self, name: str, now: float) -> bool:
         """Tell whether a node is there."""
         return self.get(name).online(now)
+
+    def likely(self, names: Iterable[str], now: float) -> tuple[str, ...]:
+        """Return nodes in the order in which to ask them: those that are there first, else as given."""
+        return tuple(sorted(names, key=lambda name: not self.online(name, now)))
 
     def agents(self) -> Sequence[Node]:
         """Return every device, online or not, by name."""
@@ -116,16 +126,26 @@ class Roster:
         return {name: node.speed for name, node in sorted(self._nodes.items()) if node.speed is not None}
 
 
+def is_urgent(event: TransportEvent) -> bool:
+    """Tell whether an event may change what is to be done; heartbeats and blocks come in hundreds and can wait."""
+    if not isinstance(event, Received):
+        return True
+    if event.channel is Channel.DATA:
+        return "/result/" in event.topic
+    return not event.topic.endswith("/heartbeat")
+
+
 def _updated(known: Node, message: State | About | Heartbeat | Speed, *, fresh: bool, now: float) -> Node:
     # A retained message may be old: it tells what was, and gives its node the benefit of the doubt once.
     heard = now if fresh or known.heard is None else known.heard
     match message:
         case State():
-            if known.state is not None and message.session < known.state.session:
-                return known  # the last will of an older connection came late
+            if known.state is not None and is_late(message, known.state):
+                return known  # the last will of an older connection
             return _with(known, state=message, heard=heard)
         case About():
-            if known.about is not None and message.session < known.about.session:
+            current = known.state is not None and known.state.online and message.session == known.state.session
+            if known.about is not None and message.session < known.about.session and not current:
                 return known
             return _with(known, about=message, heard=heard)
         case Heartbeat():

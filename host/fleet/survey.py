@@ -37,14 +37,19 @@ def choose_devices(
     Raises:
         PlanError: nobody is online, or one that was asked for is unknown, offline or lacks a runtime.
     """
-    here = {node.name: node.about for node in roster.agents_online(now) if node.about is not None}
+    online = {node.name: node.about for node in roster.agents_online(now) if node.about is not None}
+    here = {name: about for name, about in online.items() if not about.cordoned}
     if names:
+        if cordoned := [name for name in names if name in online and name not in here]:
+            raise PlanError(f"device {cordoned[0]!r} is cordoned: `shardwire uncordon {cordoned[0]}` lets plans use it")
         for name in names:
             _check_named(roster, name, here)
         chosen = [here[name] for name in dict.fromkeys(names)]
         if faults := [fault for about in chosen if (fault := missing_runtime(about, manifest))]:
             raise PlanError("; ".join(faults))
         return tuple(chosen)
+    if not here and online:
+        raise PlanError(f"every device that is online in fleet {fleet!r} is cordoned: {', '.join(sorted(online))}")
     if not here:
         raise PlanError(f"no devices are online in fleet {fleet!r}: start shardwire-agent on them")
     able = [about for about in here.values() if missing_runtime(about, manifest) is None]
@@ -147,7 +152,7 @@ def _check_pins(manifest: Manifest, constraints: Constraints, names: Sequence[st
             shown = ", ".join(sorted(names)[:20]) + (", …" if len(names) > 20 else "")
             raise PlanError(
                 f"layer {pin.layer} ({manifest.layers[pin.layer].name}) is pinned to {pin.device!r}, "
-                f"which is not there; there are: {shown or 'none'}"
+                f"which cannot take part; these can: {shown or 'none'}"
             )
 
 

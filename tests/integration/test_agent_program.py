@@ -118,9 +118,8 @@ def test_a_second_agent_in_the_same_folder_is_refused(broker: RunningBroker, tmp
         command = [*BASE, "--broker", broker.url, "--name", "pi-2", "--folder", str(agent.folder)]
         ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         assert ended.returncode == 2
-        assert (
-            ended.stderr == f"shardwire-agent: {agent.folder} is in use by another agent: give each its own --folder\n"
-        )
+        told = f"{agent.folder} is in use by another process: give each its own --folder"
+        assert ended.stderr == f"shardwire-agent: {told}\n"
 
 
 def test_it_ends_with_its_parent_when_asked_to(broker: RunningBroker, tmp_path: Path) -> None:

@@ -84,6 +84,12 @@ def at(broker: RunningBroker) -> tuple[str, str]:
     return ("--broker", broker.url)
 
 
+def _held_bytes(at: tuple[str, str], device: str) -> int:
+    found = msgspec.json.decode(shardwire_ok("fleet", "--json", *at).out)
+    (held,) = [record["held_bytes"] for record in found if record["name"] == device]
+    return int(held)
+
+
 def status(at: tuple[str, str]) -> Any:
     return msgspec.json.decode(shardwire_ok("status", "--json", *at).out)
 
@@ -133,7 +139,9 @@ def test_deploy_without_a_coordinator_serves_and_undeploy_removes(
     (found,) = status(at)
     assert found["state"] == "serving"
     assert {stage["device"] for stage in found["stages"]} == {"pi-1", "pi-2"}
-    assert set(found["holders"]) == {"pi-1", "pi-2"}, "who deployed has gone and is no holder"
+    *devices, last = found["holders"]
+    assert set(devices) == {"pi-1", "pi-2"}
+    assert last.startswith("host-"), "who deployed gave the golden inputs, and is asked last as it has gone"
 
     np.savez(tmp_path / "x.npz", x=make_input(1))
     (answer,) = msgspec.json.decode(shardwire_ok("infer", "tiny", tmp_path / "x.npz", "--json", *at).out)
@@ -271,8 +279,8 @@ def test_an_interrupted_deployment_is_abandoned(
         assert running.returncode == code, said
         assert b"Traceback" not in said
         wait_for(lambda: retained_topics(broker) == {}, "the plan is taken back")
-        held = tmp_path / "agents" / "pi-1" / "blobs" / "sha256"
-        wait_for(lambda: not list(held.iterdir()), "the device that was ready drops the blobs")
+        # On its disk they are spare for a while: the command may be given again at once.
+        wait_for(lambda: _held_bytes(at, "pi-1") == 0, "the device that was ready needs the blobs no more")
 
 
 def test_a_device_that_goes_away_while_it_prepares_ends_the_deployment(
@@ -295,7 +303,8 @@ def test_a_deployment_whose_device_is_away_is_shown_as_broken(
 ) -> None:
     shardwire_ok("deploy", bundle, "--use-all", *at)
     agents["pi-2"].kill()
-    wait_for(lambda: status(at)[0]["state"] == "broken: pi-2 offline", "the status tells")
+    wait_for(lambda: status(at)[0]["state"].startswith("broken: pi-2 offline"), "the status tells")
+    assert status(at)[0]["state"].endswith("no coordinator is there to plan again")
 
 
 def test_a_device_that_comes_back_too_small_is_named_with_its_reason(
@@ -311,7 +320,7 @@ def test_a_device_that_comes_back_too_small_is_named_with_its_reason(
     small = [LocalAgent(name="pi-2", profile="rpi4", memory_limit_bytes=1)]
     with local_agents(broker.url, small, folder=tmp_path / "agents"):
         wait_for(lambda: status(at)[0]["state"].startswith("broken: pi-2: stage "), "the status tells")
-        assert status(at)[0]["state"].endswith("this device has 0 MiB free")
+        assert "this device has 0 MiB free" in status(at)[0]["state"]
 
 
 def test_any_broker_carries_a_deployment(

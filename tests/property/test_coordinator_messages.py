@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -149,6 +150,7 @@ topics = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(topics, payloads()), min_size=1, max_size=12), st.integers(0, 8))
 def test_no_message_stops_a_coordinator(arrivals: list[tuple[str, bytes]], turns: int) -> None:

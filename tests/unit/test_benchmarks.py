@@ -14,6 +14,7 @@ import pytest
 from benchmarks import (
     cifar10,
     efficientnet_int8,
+    epoch_switch,
     footprint,
     hard_to_quantize,
     int4,
@@ -23,6 +24,7 @@ from benchmarks import (
     simulate,
     single_point_cnn,
     unequal_fleet,
+    update,
 )
 from benchmarks.measure import (
     Figure,
@@ -49,6 +51,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
             cpu_ratio_int8_all_cuts shards largest_shard_bytes max_shard_bytes""",
         ),
         (footprint.KEYS, "device_install_mb agent_rss_mb bare_runtime_rss_mb agent_start_seconds"),
+        (update.KEYS, "changed_layer_bytes moved_bytes whole_bytes resent_blocks_per_interruption"),
         (pipeline.KEYS, "throughput_ratio cpu_ratio latency_ms_p50 latency_ms_p99"),
         (
             efficientnet_int8.KEYS,
@@ -60,6 +63,10 @@ DOCS = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
         ),
         (single_point_cnn.KEYS, "conv_speedup pool_speedup fc_speedup latency_ratio memory_ratio top1_drop"),
         (hard_to_quantize.KEYS, "top1_fp32 top1_naive top1_searched within_budget"),
+        (
+            epoch_switch.KEYS,
+            "requests lost twice steady_p99_ms switch_p99_ms steady_worst_ms switch_worst_ms",
+        ),
         (simulate.KEYS, "devices requests lost duplicated wall_seconds"),
         (unequal_fleet.KEYS, "predicted_rps measured_rps even_split_rps memory_split_rps"),
         (int4.KEYS, "neighbour_agreement bytes_ratio latency_ratio_int8 latency_ratio_fp32"),
@@ -82,6 +89,8 @@ def test_each_benchmark_has_its_figures(keys: Sequence[Key], wanted: str) -> Non
         ("sharding", sharding.KEYS),
         ("footprint", footprint.KEYS),
         ("pipeline", pipeline.KEYS),
+        ("update", update.KEYS),
+        ("epoch_switch", epoch_switch.KEYS),
         ("efficientnet_int8", efficientnet_int8.KEYS),
         ("cifar10", cifar10.KEYS),
         ("single_point_cnn", single_point_cnn.KEYS),

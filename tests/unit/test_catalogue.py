@@ -83,7 +83,16 @@ def test_a_manifest_that_nobody_gives_makes_the_deployment_unusable(catalogue: C
     assert isinstance(unusable, Unusable)
     assert isinstance(unusable.error, BundleError)
     assert "boss does not answer" in str(unusable.error)
-    assert catalogue.want("tiny", now), "asking again tries again"
+    assert catalogue.seen(FIRST, now), "when it is shown again, it is tried again"
+
+
+def test_no_holder_is_blamed_while_the_connection_is_down(catalogue: Catalogue) -> None:
+    catalogue.want("tiny", 0.0)
+    catalogue.seen(FIRST, 0.0)
+    catalogue.paused()
+    assert [catalogue.tick(now) for now in range(4, 200, 4)] == [[]] * 49
+    (route,) = answer(catalogue, catalogue.resumed(200.0))
+    assert isinstance(route, Route)
 
 
 def test_bytes_that_are_no_manifest_are_told_as_such(catalogue: Catalogue) -> None:

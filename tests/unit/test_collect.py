@@ -83,9 +83,24 @@ def test_what_failed_for_one_is_tried_anew_for_another(store: BlobStore) -> None
 def test_bytes_that_are_not_the_blob_are_refused(store: BlobStore) -> None:
     blob = blob_of(b"weights")
     collector = Collector(store, _CALLER)
-    exchange(collector, collector.want([blob], ["a"], 0.0), {"a": MemoryBlobs({blob.digest: b"WEIGHTS"})})
+    liar = {"a": MemoryBlobs({blob.digest: b"WEIGHTS"})}
+    exchange(collector, collector.want([blob], ["a"], 0.0), liar)
+    for second in range(1, 20):
+        exchange(collector, collector.tick(float(second)), liar)
     assert not store.has(blob.digest)
-    assert "digest is" in (collector.failure([blob]) or "")
+    assert collector.failure([blob]) == f"blob {blob.digest[7:19]} cannot be fetched: a sent a wrong block"
+
+
+def test_a_holder_that_is_away_is_passed_over_and_a_newer_plan_names_another(store: BlobStore) -> None:
+    blob = blob_of(b"weights")
+    collector = Collector(store, _CALLER)
+    collector.away("a", 0.0)
+    holders = {name: MemoryBlobs({blob.digest: b"weights"}) for name in ("a", "b")}
+    assert collector.want([blob], ["a"], 0.0) == []
+    exchange(collector, collector.want([blob], ["b"], 0.1), holders)
+    assert store.has(blob.digest)
+    assert collector.back("a", 0.2) == []
+    assert collector.resumed(0.3) == []
 
 
 def test_a_blob_over_the_quota_is_refused_before_a_byte_is_asked_for(tmp_path: Path) -> None:

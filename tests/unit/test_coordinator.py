@@ -49,13 +49,15 @@ def test_a_deployment_is_prepared_probed_and_committed_in_this_order(fleet: Fake
     assert "net" in fleet.devices[2].serving, "every device hears the plan, also one without a stage"
 
 
-def test_a_coordinator_that_leaves_is_no_holder_of_the_deployment(fleet: FakeFleet, bundle: FakeBundle) -> None:
+def test_a_coordinator_that_leaves_is_the_last_holder_of_the_deployment(fleet: FakeFleet, bundle: FakeBundle) -> None:
     coordinator = fleet.coordinator(bundle, staying=False)
     coordinator.ask(deploy_request(bundle, "pi-1", "pi-2"))
     fleet.pass_seconds(4)
     assert outcome(coordinator).ok
     for topic in (_DESIRED, _SERVING):
-        assert set(decode_deployment(fleet.retained(topic)).holders) == {"pi-1", "pi-2"}
+        value = decode_deployment(fleet.retained(topic))
+        assert value.holders[-1] == "coordinator-aaaa"
+        assert {held.node for held in value.holdings} == {"pi-1", "pi-2"}
     coordinator.leave()
     vacant = decode_message(fleet.retained(TOPICS.lease()), Lease)
     assert (vacant.coordinator, vacant.term) == ("", 2)

@@ -18,7 +18,7 @@ from edge.formats.message import (
     decode_message,
     encode_message,
 )
-from edge.formats.plan import Codec, Plan
+from edge.formats.plan import Codec, Plan, decode_deployment
 from edge.transport import Channel, MemoryTransport, Publication, Received
 from host.fleet.codec_choice import plan_any_codec
 from host.fleet.effects import CoordinatorEffect
@@ -43,15 +43,17 @@ def fleet() -> FakeFleet:
     return found
 
 
-def test_an_older_plan_that_the_broker_shows_is_replaced_by_the_newest(fleet: FakeFleet, bundle: FakeBundle) -> None:
+@pytest.mark.parametrize("topic", [_SERVING, _DESIRED])
+def test_an_older_plan_that_the_broker_shows_is_replaced_by_the_newest(
+    fleet: FakeFleet, bundle: FakeBundle, topic: str
+) -> None:
     coordinator = deployed(fleet, bundle)
-    old = fleet.retained(_SERVING)
+    old = fleet.retained(topic)
     coordinator.ask(deploy_request(bundle, "pi-2", "pi-3", request_id="r2"))
     fleet.pass_seconds(4)
-    fleet.broker.route(Publication(channel=Channel.CONTROL, topic=_SERVING, payload=old, qos=1, retain=True))
-    assert fleet.epoch_of(_SERVING) == "1-aaaa-1"
+    fleet.broker.route(Publication(channel=Channel.CONTROL, topic=topic, payload=old, qos=1, retain=True))
     fleet.pass_seconds(3)
-    assert fleet.epoch_of(_SERVING) == "1-aaaa-2"
+    assert fleet.epoch_of(topic) == "1-aaaa-2"
 
 
 @pytest.mark.parametrize("reply_to", ["shardwire/test/device/pi-1/command", "shardwire/test/coordinator/lease", "x"])
@@ -209,9 +211,42 @@ def test_one_plan_is_made_between_two_heartbeats_and_the_next_command_waits_its_
         return plan_any_codec(manifest, devices, order, **rest)
 
     monkeypatch.setattr(coordinator.core, "tick", counted)
-    monkeypatch.setattr("host.fleet.jobs.plan_any_codec", noted)
+    monkeypatch.setattr("host.fleet.plans.plan_any_codec", noted)
     for number in range(3):
         coordinator.ask(deploy_request(bundle, request_id=f"r{number}", name=f"net-{number}"))
     fleet.pass_seconds(5)
     assert len({number for number, _ in asked}) == len(asked) == 3
     assert {seconds for _, seconds in asked} == {PLAN_SECONDS}
+
+
+def test_a_rollout_waits_for_a_broker_that_is_gone_for_a_while(fleet: FakeFleet, bundle: FakeBundle) -> None:
+    slow = fleet.devices[1]
+    slow.behaviour = lambda _device, _deployment: False
+    coordinator = fleet.coordinator(bundle)
+    coordinator.ask(deploy_request(bundle, "pi-1", "pi-2"))
+    fleet.pass_seconds(3)
+    for channel in Channel:
+        coordinator.transport.cut(channel)
+    fleet.pass_seconds(20)
+    assert not outcome(coordinator).done, "nobody left: it was the broker"
+    for channel in Channel:
+        coordinator.transport.connect(channel)
+    fleet.pass_seconds(1)
+    desired = decode_deployment(fleet.retained(TOPICS.desired("net")))
+    slow.epochs[desired.epoch] = desired
+    slow.ready(desired)
+    fleet.pass_seconds(8)
+    assert outcome(coordinator).ok
+    assert outcome(coordinator).done
+    assert [event.what for event in coordinator.history].count("lease") == 1, "it coordinated all the time"
+
+
+def test_a_broker_that_stays_away_ends_what_was_not_committed(fleet: FakeFleet, bundle: FakeBundle) -> None:
+    fleet.devices[1].behaviour = lambda _device, _deployment: False
+    coordinator = fleet.coordinator(bundle)
+    coordinator.ask(deploy_request(bundle, "pi-1", "pi-2"))
+    fleet.pass_seconds(3)
+    for channel in Channel:
+        coordinator.transport.cut(channel)
+    fleet.pass_seconds(70)
+    assert outcome(coordinator).reason == "the broker was gone for 60 s"

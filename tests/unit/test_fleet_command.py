@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from edge.formats.message import Speed
+from edge.formats.message import Metrics, Session, Speed, Transfer
 from edge.formats.speed import LinkSpeed, ModelSpeed, OperatorSpeed
-from host.cli.fleet import _record, measured_text
+from host.cli.fleet import _record, fetching_text, measured_text
 from host.fleet.observe import Sighting
 from host.fleet.roster import Node
 
@@ -60,3 +60,26 @@ def test_json_has_all_that_was_measured_and_null_for_what_was_not() -> None:
         ],
     }
     assert _record(Sighting(node=Node(name="pi-1"), online=False))["speed"] is None
+
+
+def metrics(*transfers: Transfer) -> Metrics:
+    return Metrics(node="pi-1", session=Session(boot=1, connect=1), uptime_seconds=5.0, transfers=transfers)
+
+
+@pytest.mark.parametrize(
+    ("told", "text"),
+    [
+        (None, ""),
+        (metrics(), ""),
+        (metrics(Transfer(digest="sha256:0", done_bytes=0, total_bytes=0)), ""),
+        (
+            metrics(
+                Transfer(digest="sha256:0", done_bytes=3 << 20, total_bytes=4 << 20, holder="pi-2"),
+                Transfer(digest="sha256:1", done_bytes=0, total_bytes=4 << 20, holder="host-1"),
+            ),
+            "38% of 8.0 MiB from host-1, pi-2",
+        ),
+    ],
+)
+def test_what_is_on_its_way_is_told_with_who_is_asked_for_it(told: Metrics | None, text: str) -> None:
+    assert fetching_text(told) == text

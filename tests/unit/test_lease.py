@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edge.formats.message import Lease, Session
-from host.fleet.lease import LOOK_SECONDS, SETTLE_SECONDS, VACANT, LeaseKeeper, outranks
+from host.fleet.lease import HEAR_SECONDS, LOOK_SECONDS, SETTLE_SECONDS, STALL_SECONDS, VACANT, LeaseKeeper, outranks
 from host.fleet.roster import SILENT_SECONDS
 
 _SESSION = Session(boot=1, connect=1)
@@ -93,3 +93,45 @@ def test_a_term_that_was_seen_elsewhere_is_passed() -> None:
     holder.need_term(9)
     assert holder.claim(2.0) == lease(9, "b")
     assert holder.holds(2.0)
+
+
+def test_who_was_stopped_listens_before_it_acts_again() -> None:
+    holder = keeper()
+    holder.claim(LOOK_SECONDS)
+    assert holder.may_go_on(LOOK_SECONDS)
+    woken = LOOK_SECONDS + STALL_SECONDS + 30.0
+    assert holder.claim(woken) is None
+    assert not holder.holds(woken)
+    assert not holder.may_go_on(woken)
+    holder.saw(lease(2), woken + 0.5)
+    assert not holder.holds(woken + 2 * HEAR_SECONDS)
+    assert not holder.may_go_on(woken + 2 * HEAR_SECONDS), "another has it, whoever that is"
+    holder.heard("a", woken + 0.6)
+    assert holder.may_go_on(woken + 0.7), "to end what it had begun"
+
+
+def test_who_was_stopped_and_missed_nothing_goes_on() -> None:
+    holder = keeper()
+    holder.claim(LOOK_SECONDS)
+    woken = LOOK_SECONDS + STALL_SECONDS + 30.0
+    holder.claim(woken)
+    assert holder.claim(woken + HEAR_SECONDS) is None
+    assert holder.holds(woken + HEAR_SECONDS)
+
+
+def test_who_was_stopped_while_it_stood_by_takes_nobody_for_silent() -> None:
+    new = keeper()
+    new.saw(lease(4), 0.0)
+    new.heard("a", 0.1)
+    new.claim(0.2)
+    assert new.claim(60.0) is None
+    new.heard("a", 60.1)
+    assert new.claim(62.0) is None
+
+
+def test_who_found_its_broker_again_listens_first() -> None:
+    holder = keeper()
+    holder.claim(LOOK_SECONDS)
+    holder.reconnected(2.0)
+    assert not holder.holds(2.0 + HEAR_SECONDS / 2)
+    assert holder.holds(2.0 + HEAR_SECONDS)

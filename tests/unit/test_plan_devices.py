@@ -324,4 +324,4 @@ def test_a_pin_to_a_device_that_is_not_there_is_told_by_its_layer() -> None:
     order = PlanOrder(digest=_DIGEST, constraints=Constraints(pins=(Pin(layer=1, device="pi-9"),)))
     with pytest.raises(PlanError) as caught:
         plan_for(_MANIFEST, (_ABOUT,), order, speeds={})
-    assert str(caught.value) == "layer 1 (l1) is pinned to 'pi-9', which is not there; there are: pi-1"
+    assert str(caught.value) == "layer 1 (l1) is pinned to 'pi-9', which cannot take part; these can: pi-1"

@@ -153,3 +153,22 @@ def test_every_runner_of_the_first_stage_is_asked_and_so_often_that_those_after_
         running.receive(answer(header_of(sent)), second + 0.5)
     assert running.passed
     assert asked == ["pi-1", "pi-2"] * 3
+
+
+def test_another_plan_of_a_bundle_that_was_probed_needs_one_answer_of_each_runner_and_soon_asks_again() -> None:
+    stages = (
+        Stage(index=0, device="pi-1", first_shard=0, stop_shard=2),
+        Stage(index=1, device="pi-3", replicas=("pi-4",), first_shard=2, stop_shard=4),
+    )
+    assert _DEPLOYMENT.plan is not None
+    plan = msgspec.structs.replace(_DEPLOYMENT.plan, stages=stages)
+    deployment = msgspec.structs.replace(_DEPLOYMENT, plan=plan)
+    ones, twos = np.ones((1, 4), np.float32), np.full((1, 4), 2, np.float32)
+    cases = [GoldenCase(inputs={"x": ones}, whole={"x": twos})] * 5
+    running = Probe(deployment, cases, fake_bundle().manifest, _CALLER, short=True, now=0.0)
+    running.tick(0.0)
+    assert running.tick(0.9) == []
+    running.receive(answer(header_of(running.tick(1.0))), 1.1)
+    running.receive(answer(header_of(running.tick(1.1))), 1.2)
+    assert running.passed
+    assert running.sent == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from edge.errors import FormatError
@@ -55,6 +56,13 @@ def test_a_device_is_online_from_its_birth_until_three_heartbeats_are_missed() -
     assert not roster.online("pi-1", 1.1 + SILENT_SECONDS)
 
 
+def test_who_is_there_is_asked_first_and_the_others_as_they_were_given() -> None:
+    roster = Roster(_TOPICS)
+    roster.receive(_TOPICS.state("pi-1"), encode_message(state(online=True)), retained=False, now=1.0)
+    roster.receive(_TOPICS.heartbeat("pi-1"), encode_message(beat()), retained=False, now=1.0)
+    assert roster.likely(["pi-9", "host-1", "pi-1"], 1.0) == ("pi-1", "pi-9", "host-1")
+
+
 def test_a_last_will_takes_a_device_away_at_once() -> None:
     roster = Roster(_TOPICS)
     tell(roster, state(online=True), 0.0)
@@ -67,6 +75,15 @@ def test_the_last_will_of_an_older_connection_changes_nothing() -> None:
     tell(roster, state(online=True, connect=2), 0.0)
     tell(roster, state(online=False, connect=1), 0.1)
     assert roster.online("pi-1", 0.2)
+
+
+def test_of_two_devices_of_one_name_the_one_that_stays_counts_whatever_its_counters() -> None:
+    roster = Roster(_TOPICS)
+    for connect, instance, online in ((1, "first", True), (5, "twin", True), (5, "twin", False), (1, "first", True)):
+        tell(roster, msgspec.structs.replace(state(online=online, connect=connect), instance=instance), 0.0)
+    assert roster.online("pi-1", 0.1)
+    tell(roster, msgspec.structs.replace(state(online=False), instance="first"), 0.2)
+    assert not roster.online("pi-1", 0.3)
 
 
 def test_a_heartbeat_of_a_newer_session_outweighs_the_last_will() -> None:

@@ -9,11 +9,13 @@ import pytest
 from rich.console import Console
 
 from edge.formats.bundle import Blob
-from edge.formats.message import Heartbeat, Session
+from edge.formats.canary import Canary
+from edge.formats.message import Heartbeat, Kept, Session
 from edge.formats.plan import Deployment, Plan
 from edge.formats.speed import StageLoad
 from host.cli.console import out
 from host.cli.status import Measured, _record, condition, measured, plan_table
+from host.fleet.holdings import KnownHolders
 from host.fleet.observe import FleetView, Sighting
 from host.fleet.roster import Node
 from tests.plans import plan, stage
@@ -32,7 +34,7 @@ def made(*, standbys: Sequence[str] = ()) -> Plan:
 
 def deployment(found: Plan | None = None) -> Deployment:
     manifest = Blob(digest="sha256:" + "0" * 64, size_bytes=1)
-    return Deployment(name="net", epoch=_EPOCH, manifest=manifest, plan=found or made())
+    return Deployment(name="net", epoch=_EPOCH, manifest=manifest, plan=found or made(), holders=("hub",))
 
 
 def view(
@@ -40,7 +42,13 @@ def view(
     *,
     loads: Mapping[str, Sequence[StageLoad]] | None = None,
     failures: Mapping[str, str] | None = None,
+    coordinator: str | None = "hub",
+    kept: Mapping[str, Sequence[int]] | None = None,
+    canaries: Mapping[str, Deployment] | None = None,
 ) -> FleetView:
+    holders = KnownHolders()
+    for name, stages in (kept or {}).items():
+        holders.hear(name, Kept(deployment="net", epoch=_EPOCH, stages=tuple(stages)))
     return FleetView(
         devices=[
             Sighting(
@@ -60,8 +68,10 @@ def view(
             for name in ("a", "b", "c", "d")
         ],
         deployments=[deployment()],
-        coordinator=None,
+        coordinator=coordinator,
         failures={(name, "net", _EPOCH): reason for name, reason in (failures or {}).items()},
+        canaries=canaries or {},
+        holders=holders,
     )
 
 
@@ -84,6 +94,11 @@ def test_a_stage_serves_while_one_of_its_devices_is_there(online: str, expected:
     assert condition(deployment(), view(online)) == expected
 
 
+def test_what_is_broken_stays_so_where_no_coordinator_is_there() -> None:
+    told = "broken: a offline; no coordinator is there to plan again"
+    assert condition(deployment(), view("bc", coordinator=None)) == told
+
+
 def test_a_standby_takes_the_place_of_all_runners() -> None:
     assert condition(deployment(made(standbys=["d"])), view("ad")) == "serving without b, c"
 
@@ -98,6 +113,36 @@ def test_a_standby_takes_the_place_of_all_runners() -> None:
 )
 def test_a_device_that_failed_is_as_good_as_away(failures: Mapping[str, str], expected: str) -> None:
     assert condition(deployment(), view("abc", failures=failures)) == expected
+
+
+@pytest.mark.parametrize(
+    ("online", "kept", "expected"),
+    [
+        ("abc", {}, "serving; at risk: only a has some of its blobs"),
+        ("ab", {}, "serving without c; at risk: only a, b have some of its blobs"),
+        ("abcd", {"d": [0]}, "serving"),
+        ("abc", {"d": [0]}, "serving; at risk: only a has some of its blobs"),
+        ("abc", {"b": [0, 7]}, "serving"),
+    ],
+)
+def test_blobs_that_one_node_alone_holds_are_a_risk(
+    online: str, kept: Mapping[str, Sequence[int]], expected: str
+) -> None:
+    seen = view(online, coordinator=None, kept=kept)
+    assert condition(deployment(), seen) == expected
+    assert bool(_record(deployment(), seen)["at_risk"]) == ("at risk" in expected)
+
+
+def test_a_coordinator_that_is_no_holder_does_not_count_as_one() -> None:
+    other = msgspec.structs.replace(deployment(), holders=())
+    assert condition(other, view("abc")) == "serving; at risk: only a has some of its blobs"
+
+
+def test_a_canary_is_told_with_its_share() -> None:
+    canary = msgspec.structs.replace(deployment(), epoch="1-a-5", canary=Canary(share=0.1))
+    seen = view("abc", canaries={"net": canary})
+    assert condition(deployment(), seen) == "serving, 10% to canary 1-a-5"
+    assert _record(deployment(), seen)["canary"] == {"epoch": "1-a-5", "share": 0.1}
 
 
 def test_what_is_measured_is_the_mean_over_the_devices_of_a_stage() -> None:

@@ -11,7 +11,8 @@ from edge.formats.message import Dropped, Session, UndeployRequest
 from edge.formats.plan import Deployment
 from edge.formats.topics import Topics
 from host.fleet.identity import Caller
-from host.fleet.jobs import Desk, UndeployJob
+from host.fleet.jobs import Desk
+from host.fleet.undeploy_job import UndeployJob
 from tests.tiny_bundle import make_deployment, make_tiny_bundle
 
 SERVED = make_deployment(make_tiny_bundle(), ("pi-0", "pi-1"), replicas={0: ("pi-2",)})
@@ -35,6 +36,12 @@ class OneDeployment:
     def serving(self, _name: str) -> Deployment:
         return self.served
 
+    def canary(self, _name: str) -> None:
+        return None
+
+    def utc(self) -> str:
+        return "2026-01-01T00:00:00Z"
+
     def since_hello(self, _now: float) -> float:
         return 60.0
 
@@ -52,7 +59,7 @@ def test_it_waits_for_each_of_them(last: str) -> None:
     desk = cast("Desk", OneDeployment(served))
     job = UndeployJob(UndeployRequest(request_id="u1", name="tiny", reply_to=""), desk, now=0.0)
     job.tick(0.0)
-    job.saw_serving(Deployment(name="tiny", epoch="1-a-2", manifest=None, plan=None))
+    job.saw_serving(Deployment(name="tiny", epoch="1-a-2", manifest=None, plan=None), 0.0)
     over = []
     for name in (*sorted({"pi-0", "pi-1", "pi-2", "pi-3"} - {last}), last):
         job.receive(name, Dropped(deployment="tiny", epoch="1-a-1"), 0.1)
