@@ -22,12 +22,12 @@ DATA ?=
 # More arguments of the command behind a target, for example ARGS='--quantize none --force'.
 ARGS ?=
 PYTEST_ARGS ?=
-# Processes for the tests that need nobody but themselves.
+# Processes for all tests but those that hurt fleets on purpose: those have the machine to themselves.
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo package compress bench test test-fast lint format clean
+.PHONY: help venv demo package compress bench chaos test test-fast lint format clean
 
 help: ## list the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -64,10 +64,16 @@ bench: $(DEV_STAMP) ## print the figures of one benchmark: NAME=sharding
 	@test -n '$(NAME)' || { echo 'Give NAME=, one of:' $(basename $(notdir $(shell grep -l '^KEYS = ' benchmarks/*.py))); exit 2; }
 	@$(BIN)/python -m benchmarks.$(NAME) $(ARGS)
 
+chaos: $(DEV_STAMP) ## kill, pause, cut, slow and corrupt a fleet under load, and check that nothing is lost: under 20 minutes
+	@sh tests/fetch_mosquitto.sh $(VENV)/mosquitto
+	@$(BIN)/python -m benchmarks.chaos_models build/chaos
+	@$(BIN)/shardwire chaos --plan benchmarks/chaos.toml --json build/chaos.json $(ARGS)
+
 test: lint ## lint, then run all tests
 	@sh tests/fetch_mosquitto.sh $(VENV)/mosquitto
 	@$(BIN)/python -m pytest -n $(WORKERS) tests/unit tests/property tests/architecture $(PYTEST_ARGS)
-	@$(BIN)/python -m pytest tests/conformance tests/faults tests/integration $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup tests/conformance tests/integration $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest tests/faults $(PYTEST_ARGS)
 
 test-fast: $(DEV_STAMP) ## the tests that take under a minute together
 	@$(BIN)/python -m pytest -n $(WORKERS) -m 'not slow' tests/unit tests/property tests/architecture $(PYTEST_ARGS)

@@ -16,6 +16,7 @@ _EDGE_FOR_HOST = frozenset(
         "errors",
         "formats",
         "mqtt",
+        "outbox",
         "preprocess",
         "protocol",
         "routes",
@@ -31,7 +32,7 @@ _EDGE_FOR_ONE = {"host.answers": frozenset({"runtimes"})}
 
 # A framework is imported only in the modules named here: {framework: modules}.
 _HOME = {
-    "paho": {"edge.mqtt"},
+    "paho": {"edge.dial", "edge.mqtt"},
     "onnxruntime": {
         "edge.runtimes.onnx",
         "host.reference",
@@ -56,8 +57,11 @@ _HOME = {
 _EDGE_LOADS = {
     "edge.runtimes.onnx": {"onnxruntime"},
     "edge.runtimes.litert": {"ai_edge_litert", "tflite_runtime"},
+    "edge.broker_list": {"paho"},
+    "edge.dial": {"paho"},
     "edge.mqtt": {"paho"},
     "edge.client": {"paho"},
+    "edge.outbox": {"paho"},
     "edge.agent": {"paho"},
     "edge.cli": {"paho"},
 }
