@@ -31,6 +31,7 @@ from host.chaos.oracle import Row, Sample, judge
 from host.chaos.plan import LoadPart
 from host.chaos.watcher import Watcher
 from host.fleet.local import LocalAgent, local_agents
+from host.give_way import give_way
 from host.processes import running_child
 
 RUNS = 3
@@ -45,6 +46,7 @@ DEVICES = ("pi-1", "pi-2")
 PROFILE = "x86-gateway"
 _PERIOD_SECONDS = REQUESTS / RATE / (SWITCHES + 1)
 _COORDINATOR_SECONDS = 30.0
+_COMMAND_SECONDS = 120.0
 LOOKING = "looking for a coordinator"
 """What the command says before a coordinator has it."""
 
@@ -174,9 +176,9 @@ def run(bundles: Sequence[OpenBundle], answers: Answers, folder: Path) -> tuple[
     asked = LoadPart(bundles=tuple(str(bundle.folder) for bundle in bundles), rate=RATE)
     with (
         fleet_in(folder) as (url, watcher),
-        ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as commands,
+        ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), initializer=give_way) as commands,
     ):
-        commands.submit(switch_to, url, asked, asked.bundles[0]).result()
+        commands.submit(switch_to, url, asked, asked.bundles[0]).result(_COMMAND_SECONDS)
         load = LoadDriver(
             url,
             fleet=FLEET,
@@ -191,7 +193,9 @@ def run(bundles: Sequence[OpenBundle], answers: Answers, folder: Path) -> tuple[
             began = time.monotonic()
             for number in range(SWITCHES):
                 load.until(began + (number + 1) * _PERIOD_SECONDS)
-                switches.append(commands.submit(switch_to, url, asked, asked.bundles[(number + 1) % 2]).result())
+                switches.append(
+                    commands.submit(switch_to, url, asked, asked.bundles[(number + 1) % 2]).result(_COMMAND_SECONDS)
+                )
             load.until(began + REQUESTS / RATE)
             return load.finish(), switches
 

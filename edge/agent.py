@@ -5,6 +5,7 @@ The session decides everything (`edge.protocol.session`); the threads here only 
 `disk` (blobs), `load` (stages, beside those that run) and `bench` (how fast this device is).
 """
 
+import gc
 import logging
 import signal
 import sys
@@ -213,6 +214,8 @@ class Agent:
             signal.signal(number, self._quit_on_signal(code))
         try:
             sys.setswitchinterval(THREAD_SWITCH_SECONDS)
+            # What there is now stays: looking through it again and again for garbage stops every thread for 20 ms.
+            gc.freeze()
             for worker in (self._compute, self._disk, self._loader, self._bench):
                 worker.start()
             self._carry_out(self._session.start(time.monotonic()))

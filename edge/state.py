@@ -16,7 +16,6 @@
 import contextlib
 import fcntl
 import logging
-import mmap
 import os
 import random
 import time
@@ -31,11 +30,11 @@ from edge.formats.message import Speed, check_speed
 from edge.formats.plan import MAX_DEPLOYMENT_BYTES, Deployment, decode_deployment, encode_deployment
 from edge.formats.topics import check_name
 from edge.protocol.marks import Marks
+from edge.slot import Slot
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
-_SLOT_BYTES = 256
 _MAX_POISON = 64
 _MAX_DEATHS = 64
 _MAX_FILE_BYTES = 64 * 1024
@@ -77,8 +76,8 @@ class StateFolder:
                 folder.mkdir(parents=True, exist_ok=True)
                 self._lock = undo.enter_context((folder / "lock").open("wb"))
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                self._slot = undo.enter_context(_open_slot(folder / "running"))
-                self._loading = undo.enter_context(_open_slot(folder / "loading"))
+                self._slot = undo.enter_context(contextlib.closing(Slot(folder / "running")))
+                self._loading = undo.enter_context(contextlib.closing(Slot(folder / "loading")))
             except BlockingIOError as error:
                 raise StoreError(f"{folder} is in use by another process: give each its own --folder") from error
             except OSError as error:
@@ -146,19 +145,24 @@ class StateFolder:
         self._replace(self._folder / "speed.json", msgspec.json.encode(speed))
 
     def poisoned(self) -> frozenset[str]:
-        """Return the requests that were being run when an agent died here, and remember them."""
+        """Return the requests that were being run when an agent died here, and remember them.
+
+        Of what ran while a stage was being loaded nothing is said: loading is the likelier cause, and a request that is
+        to blame brings down the next agent, too. Ask this before `deaths`, which empties the note of that.
+        """
         known = self._read(self._folder / "poison.json", _Poison) or _Poison()
-        died = _read_slot(self._slot)[0]
-        if died and died not in known.request_ids:
-            known = _Poison(request_ids=(*known.request_ids, died)[-_MAX_POISON:])
-            self._replace(self._folder / "poison.json", msgspec.json.encode(known))
-        self._note_death(_read_slot(self._slot)[1:])
+        if not any(self._loading.read()):
+            died = self._slot.read()[0]
+            if died and died not in known.request_ids:
+                known = _Poison(request_ids=(*known.request_ids, died)[-_MAX_POISON:])
+                self._replace(self._folder / "poison.json", msgspec.json.encode(known))
+            self._note_death(self._slot.read()[1:])
         self.leave()
         return frozenset(known.request_ids)
 
     def deaths(self) -> dict[tuple[str, str], int]:
         """Return how often the agent died while it loaded or ran an epoch, by deployment and epoch."""
-        self._note_death(_read_slot(self._loading)[1:])
+        self._note_death(self._loading.read()[1:])
         self.loaded()
         known = self._read(self._folder / "deaths.json", _Deaths) or _Deaths()
         return {(death.deployment, death.epoch): death.times for death in known.epochs}
@@ -193,12 +197,12 @@ class StateFolder:
         not of the machine, which no input of a request brings down.
         """
         if not self._rests:
-            _write_slot(self._slot, request_id, deployment, epoch)
+            self._slot.write(request_id, deployment, epoch)
 
     def leave(self) -> None:
         """Note that no request runs."""
         if not self._slot.closed:
-            self._slot[:_SLOT_BYTES] = bytes(_SLOT_BYTES)
+            self._slot.write()
 
     def rest(self) -> None:
         """Note that the agent ends as it should: whatever its threads still do is not what ended it."""
@@ -210,15 +214,15 @@ class StateFolder:
         """Note the epoch that is about to be loaded; on the disk, as loading may take the machine down."""
         if self._rests or self._loading.closed:
             return
-        _write_slot(self._loading, "", deployment, epoch)
-        self._loading.flush()
+        self._loading.write("", deployment, epoch)
+        self._loading.sync()
 
     def loaded(self) -> None:
         """Note that nothing is being loaded; also while the agent ends, and the folder is given back already."""
         if self._loading.closed:
             return
-        self._loading[:_SLOT_BYTES] = bytes(_SLOT_BYTES)
-        self._loading.flush()
+        self._loading.write()
+        self._loading.sync()
 
     def _note_death(self, died: tuple[str, ...]) -> None:
         """Count a death of (deployment, epoch); of nothing when that is empty."""
@@ -264,18 +268,3 @@ class StateFolder:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
             raise StoreError(f"{path} cannot be written: {error.strerror}") from error
-
-
-def _open_slot(path: Path) -> mmap.mmap:
-    with path.open("a+b") as file:
-        file.truncate(_SLOT_BYTES)
-        return mmap.mmap(file.fileno(), _SLOT_BYTES)
-
-
-def _write_slot(slot: mmap.mmap, *texts: str) -> None:
-    slot[:_SLOT_BYTES] = "\n".join(texts).encode()[:_SLOT_BYTES].ljust(_SLOT_BYTES, b"\0")
-
-
-def _read_slot(slot: mmap.mmap) -> tuple[str, ...]:
-    """Return the texts of a slot, at least one; empty ones when nothing is noted."""
-    return tuple(bytes(slot[:_SLOT_BYTES]).rstrip(b"\0").decode(errors="replace").split("\n"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import threading
 import time
@@ -84,6 +85,8 @@ class LoadDriver:
         except BaseException:
             self._client.close()
             raise
+        # A client holds far less than this process: what it holds for other reasons must not stop it now and then.
+        gc.freeze()
         self._thread.start()
         return self
 

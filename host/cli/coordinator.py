@@ -14,6 +14,7 @@ import typer
 from edge.formats.topics import check_name
 from host.cli.options import DEFAULT_BROKER, DEFAULT_FLEET, Broker, Fleet
 from host.fleet.daemon import open_coordinator
+from host.give_way import give_way
 from host.planning.replan import HORIZON_SECONDS
 
 Replanning = Literal["auto", "off"]
@@ -37,6 +38,7 @@ def command(
     """Run the daemon that plans, ships and watches."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     check_name(name, what="coordinator name")
+    give_way()
     stop = threading.Event()
     interrupted = threading.Event()
 

@@ -48,6 +48,7 @@ from host.errors import UserError
 from host.fleet.blobs import BundleBlobs
 from host.fleet.command import Course, run_command
 from host.fleet.observe import FleetView, look
+from host.give_way import give_way
 
 CanaryShare = Annotated[
     str | None, typer.Option("--canary", help="Part of the requests that it gets first, such as 10%; all if left out.")
@@ -113,6 +114,7 @@ def command(
         allow_older=allow_older,
         reply_to="",
     )
+    give_way()
     course = ship(broker, request, fleet=fleet, blobs=BundleBlobs(opened))
     _show(course, window, _others(broker, fleet, course))
     if not opened.signatures:

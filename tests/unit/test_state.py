@@ -147,6 +147,13 @@ class TestDeaths:
         assert again.poisoned() == {"r1"}
         assert again.deaths() == {("tiny", "1-a-1"): 1}
 
+    def test_what_ran_beside_loading_is_not_blamed(self, lives: Lives) -> None:
+        lives.state.enter("r1", "tiny", "1-a-1")
+        lives.state.loading("tiny", "1-a-2")
+        again = lives.start_again()
+        assert again.poisoned() == frozenset()
+        assert again.deaths() == {("tiny", "1-a-2"): 1}
+
     def test_what_ended_well_does_not(self, lives: Lives) -> None:
         lives.state.loading("tiny", "1-a-1")
         lives.state.loaded()

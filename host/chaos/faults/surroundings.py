@@ -18,7 +18,7 @@ from host.chaos.scene import Scene
 from host.errors import FleetError
 
 _BALLAST = "ballast"
-_MEMORY_BYTES = 1 << 20
+_MEMORY_BYTES = 1 << 17
 _DISK_BYTES = 64 << 20
 _FAKETIME = ("/usr/lib/*/faketime/libfaketimeMT.so.1", "/usr/lib/faketime/libfaketimeMT.so.1")
 _LOOK_SECONDS = 0.001
@@ -108,7 +108,8 @@ def memory(scene: Scene) -> None:
         ear = stack.enter_context(Ear(fleet.url, fleet=fleet.name))
         procs = stack.enter_context(memory_group(_MEMORY_BYTES))
         scene.mark()
-        change = Change(fleet, large, devices=fleet.setup.devices)
+        # All of it on this device: less might fit into what its process has already.
+        change = Change(fleet, large, devices=(device,))
         doomed, cleared = "", True
         while not change.ended:
             if not fleet.running(device):
