@@ -40,7 +40,7 @@ $(STAMP): pyproject.toml constraints.txt requirements-zoo.txt
 	@echo 'Installing into $(VENV): some minutes the first time.'
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) editables hatchling setuptools
-	@$(PIP) --no-build-isolation --editable '.[host,torch,report,broker]'
+	@$(PIP) --no-build-isolation --editable '.[host,tflite,torch,report,broker]'
 	@$(PIP) --no-build-isolation --no-deps -r requirements-zoo.txt
 	@touch $@
 

@@ -15,7 +15,7 @@
     │   ├── UnsupportedOperator
     │   └── OutOfMemory
     └── RequestError          the outcome of one request; `retryable` says whether a resend may help
-        ├── DeadlineExceeded  Cancelled  Poison  InvalidInput      (final)
+        ├── DeadlineExceeded  Cancelled  Poison  InvalidInput  StreamLost  (final)
         └── Busy  Gone  StageFailed  CorruptFrame                  (retryable)
 
 Any other exception that leaves a public function is a bug of ours.
@@ -130,6 +130,12 @@ class InvalidInput(RequestError):
     code = "invalid-input"
 
 
+class StreamLost(RequestError):
+    """The device does not have the state of the stream that the request goes on from."""
+
+    code = "stream-lost"
+
+
 class Busy(RequestError):
     """The pipeline is full; try again later."""
 
@@ -160,6 +166,6 @@ class CorruptFrame(RequestError):
 
 REQUEST_ERRORS: dict[str, type[RequestError]] = {
     error.code: error
-    for error in (DeadlineExceeded, Cancelled, Poison, InvalidInput, Busy, Gone, StageFailed, CorruptFrame)
+    for error in (DeadlineExceeded, Cancelled, Poison, InvalidInput, StreamLost, Busy, Gone, StageFailed, CorruptFrame)
 }
 """Wire code to error class; a code not listed here is read as `RequestError`."""

@@ -1,58 +1,76 @@
 """The Shardwire manifest: what a bundle holds, how its shards join, and what they must answer."""
 
-import hashlib
-from typing import Literal
-
 import msgspec
 
-from edge.errors import BundleError, DigestMismatch
-from edge.formats.preprocess import Labels, Preprocess
+from edge.errors import BundleError
+from edge.formats.builds import (
+    SHARD_FORMATS,
+    Build,
+    Form,
+    OperatorUse,
+    RuntimeNeed,
+    ShardFormat,
+    check_build,
+    shard_format,
+)
+from edge.formats.processing import NO_PROCESSING, Processing, check_processing
+from edge.formats.processing_before import LabelsBefore, PreprocessBefore, converted
+from edge.formats.shard import (
+    Blob,
+    Constant,
+    GraphPart,
+    Shard,
+    TflitePart,
+    check_bytes,
+    check_digest,
+    decode_graph_part,
+    decode_tflite_part,
+    digest_of,
+    encode_graph_part,
+)
+from edge.formats.streams import Bucket, StreamState, check_streams
 from edge.formats.tensor import DTYPES, MAX_NAME_LENGTH, MAX_RANK, TensorSpec
 from edge.formats.version import check_version
 
-MANIFEST_FORMAT = "1.1"
+MANIFEST_FORMAT = "1.2"
 MANIFEST_MEDIA_TYPE = "application/vnd.shardwire.manifest.v1+json"
 MAX_MANIFEST_BYTES = 64 * 1024 * 1024
 MAX_BLOB_BYTES = 8 << 30
-_HEX = frozenset("0123456789abcdef")
 
-
-def digest_of(data: bytes | memoryview) -> str:
-    """Return `sha256:<hex>` of `data`."""
-    return "sha256:" + hashlib.sha256(data).hexdigest()
-
-
-def check_digest(digest: str, *, where: str) -> str:
-    """Return the hex part of a digest.
-
-    Raises:
-        BundleError: it is not `sha256:` and 64 lower-case hex digits.
-    """
-    algorithm, _, value = digest.partition(":")
-    if algorithm != "sha256" or len(value) != 64 or not _HEX.issuperset(value):
-        raise BundleError(f"{where}: digest {digest[:80]!r} is not sha256:<64 hex digits>")
-    return value
-
-
-def check_bytes(data: bytes | memoryview, *, expected: str, where: str) -> None:
-    """Raise `DigestMismatch` when `data` does not hash to `expected`."""
-    found = digest_of(data)
-    if found != expected:
-        raise DigestMismatch(expected=expected, found=found, where=where)
-
-
-class Blob(msgspec.Struct, frozen=True, kw_only=True):
-    """A content-addressed file.
-
-    Attributes:
-        digest: `sha256:<hex>`.
-        size_bytes: length of the file.
-        block_digests: raw SHA-256 of each 128 KiB block, joined; empty for blobs of one block.
-    """
-
-    digest: str
-    size_bytes: int
-    block_digests: bytes = b""
+__all__ = [
+    "MANIFEST_FORMAT",
+    "MANIFEST_MEDIA_TYPE",
+    "MAX_BLOB_BYTES",
+    "MAX_MANIFEST_BYTES",
+    "SHARD_FORMATS",
+    "Blob",
+    "BoundaryTensor",
+    "Bucket",
+    "Build",
+    "Compression",
+    "Constant",
+    "Form",
+    "GoldenPair",
+    "GraphPart",
+    "Layer",
+    "Manifest",
+    "OperatorUse",
+    "Origin",
+    "Processing",
+    "RuntimeNeed",
+    "Shard",
+    "ShardFormat",
+    "StreamState",
+    "TflitePart",
+    "check_bytes",
+    "check_digest",
+    "decode_graph_part",
+    "decode_manifest",
+    "decode_tflite_part",
+    "digest_of",
+    "encode_graph_part",
+    "encode_manifest",
+]
 
 
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,21 +104,6 @@ class Compression(msgspec.Struct, frozen=True, kw_only=True):
     variant: str = ""
     recipe: Blob | None = None
     learned: Blob | None = None
-
-
-class OperatorUse(msgspec.Struct, frozen=True, kw_only=True, order=True):
-    """One operator that the shards use, with the opset version of its domain."""
-
-    domain: str
-    name: str
-    version: int
-
-
-class RuntimeNeed(msgspec.Struct, frozen=True, kw_only=True):
-    """A runtime that can run the shards, from which version on."""
-
-    name: str
-    least_version: str
 
 
 class BoundaryTensor(msgspec.Struct, frozen=True, kw_only=True):
@@ -142,24 +145,6 @@ class Layer(msgspec.Struct, frozen=True, kw_only=True):
     peak_activation_bytes: int
 
 
-class Shard(msgspec.Struct, frozen=True, kw_only=True):
-    """Layers `[first_layer, stop_layer)` as files.
-
-    Attributes:
-        graph: blob of the `GraphPart` (constants and nodes as protobuf fragments).
-        weights: blobs its constants refer to.
-        reads: non-constant tensors its nodes take from before it.
-        size_bytes: graph, weights and what its constants occupy once materialised.
-    """
-
-    first_layer: int
-    stop_layer: int
-    graph: Blob
-    weights: tuple[Blob, ...]
-    reads: tuple[str, ...]
-    size_bytes: int
-
-
 class GoldenPair(msgspec.Struct, frozen=True, kw_only=True):
     """One input and its answers, each a tensor frame (`edge.formats.frame`) as a blob.
 
@@ -187,7 +172,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         tolerance: relative error, max|a-b| / max|b|, that shards may show against `GoldenPair.whole`
             on any processor.
         least_cosine: cosine similarity to `GoldenPair.outputs` that every answer keeps.
+        processing: how inputs are made and answers are read; before version 1.2 `preprocess` and `labels`.
         expires: ISO date after which the bundle is refused, or None.
+        builds: the same layers in other shard formats; none before version 1.2.
+        states: what a stream carries along; none before version 1.2.
+        buckets: dimensions that are padded; none before version 1.2.
     """
 
     format: str = MANIFEST_FORMAT
@@ -209,9 +198,66 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     golden: tuple[GoldenPair, ...]
     tolerance: float
     least_cosine: float
-    preprocess: Preprocess | None = None
-    labels: Labels | None = None
+    processing: Processing = NO_PROCESSING
     expires: str | None = None
+    builds: tuple[Build, ...] = ()
+    states: tuple[StreamState, ...] = ()
+    buckets: tuple[Bucket, ...] = ()
+
+    @property
+    def shard_format(self) -> ShardFormat:
+        """The format of `shards`."""
+        return shard_format(self.runtimes)
+
+    @property
+    def needs(self) -> tuple[RuntimeNeed, ...]:
+        """The runtimes that can run one of its builds, the preferred one first."""
+        return (*self.runtimes, *(need for build in self.builds for need in build.runtimes))
+
+    @property
+    def formats(self) -> tuple[ShardFormat, ...]:
+        """The shard formats that it holds, that of `shards` first."""
+        return (self.shard_format, *(build.shard_format for build in self.builds))
+
+    def in_format(self, wanted: ShardFormat) -> "Manifest":
+        """Return this manifest with the shards, and the specs of the cut tensors, of one shard format.
+
+        The inputs and outputs of the model, the names in the cuts and the layers stay as they are; `builds` is empty
+        where it is not the own format, so that a view of a view cannot be mistaken for the whole.
+
+        Raises:
+            BundleError: the bundle holds no shards of that format.
+        """
+        if wanted == self.shard_format:
+            return self
+        for build in self.builds:
+            if build.shard_format == wanted:
+                forms = {form.name: form for form in build.forms}
+                return msgspec.structs.replace(
+                    self,
+                    runtimes=build.runtimes,
+                    header=build.header,
+                    operators=build.operators,
+                    shards=build.shards,
+                    tensors=tuple(_in_form(tensor, forms.get(tensor.spec.name)) for tensor in self.tensors),
+                    builds=(),
+                )
+        raise BundleError(f"manifest: {self.name} has no {wanted} shards, only {', '.join(self.formats)}")
+
+    def form(self, name: str, wanted: ShardFormat) -> Form:
+        """Return how the shards of one format hold a tensor of a cut.
+
+        Raises:
+            BundleError: there are none of that format, or the tensor is not described.
+        """
+        if wanted not in self.formats:
+            raise BundleError(f"manifest: {self.name} has no {wanted} shards, only {', '.join(self.formats)}")
+        for build in self.builds:
+            if build.shard_format == wanted:
+                for form in build.forms:
+                    if form.name == name:
+                        return form
+        return Form(name=name, dtype=self.tensor(name).spec.dtype)
 
     def tensor(self, name: str) -> BoundaryTensor:
         """Return the boundary tensor `name`.
@@ -238,35 +284,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(wanted.values())
 
 
-class Constant(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """A fragment with initializers or constant-only nodes; several shards may carry the same one.
-
-    Attributes:
-        name: unique model-wide; a stage joins a name once.
-        fragment: serialised `ModelProto` with only that part.
-    """
-
-    name: str
-    fragment: bytes
-
-
-class GraphPart(msgspec.Struct, frozen=True, kw_only=True):
-    """The graph blob of a shard, msgpack.
-
-    Attributes:
-        constants: in an order in which each may use the ones before it.
-        nodes: serialised `ModelProto` with only the nodes.
-    """
-
-    format: Literal["1.0"] = "1.0"
-    constants: tuple[Constant, ...]
-    nodes: bytes
-
-
 _json = msgspec.json.Encoder(order="sorted")
-_msgpack = msgspec.msgpack.Encoder(order="sorted")
 _manifest_decoder = msgspec.json.Decoder(Manifest)
-_part_decoder = msgspec.msgpack.Decoder(GraphPart)
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
@@ -284,25 +303,38 @@ def decode_manifest(data: bytes, *, where: str = "manifest") -> Manifest:
     if len(data) > MAX_MANIFEST_BYTES:
         raise BundleError(f"{where}: {len(data)} bytes are more than {MAX_MANIFEST_BYTES}")
     try:
-        version = msgspec.json.decode(data, type=_Versioned).format
-        check_version(version, supported=MANIFEST_FORMAT, what=where)
+        before = msgspec.json.decode(data, type=_Before)
+        check_version(before.format, supported=MANIFEST_FORMAT, what=where)
         manifest = _manifest_decoder.decode(data)
+        if before.preprocess is not None or before.labels is not None:
+            processing = converted(before.preprocess, before.labels)
+            manifest = msgspec.structs.replace(manifest, processing=processing)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"{where}: {error}") from error
     _check(manifest, where)
     return manifest
 
 
-class _Versioned(msgspec.Struct):
+class _Before(msgspec.Struct):
     format: str
+    preprocess: PreprocessBefore | None = None
+    labels: LabelsBefore | None = None
 
 
 def _check(manifest: Manifest, where: str) -> None:
     _check_ranges(manifest, where)
     _check_cuts(manifest, where)
+    for build in manifest.builds:
+        check_build(build, own=manifest.shard_format, shards=manifest.shards, where=where)
+    if len(set(manifest.formats)) != len(manifest.formats):
+        raise BundleError(f"{where}: two builds of one shard format")
+    check_streams(manifest.inputs, manifest.outputs, manifest.states, manifest.buckets, where=where)
+    check_processing(manifest.processing, inputs=manifest.inputs, outputs=manifest.outputs, where=where)
     pairs = [blob for pair in manifest.golden for blob in (pair.inputs, pair.outputs, pair.whole)]
     recipe = [manifest.compression.recipe] if manifest.compression.recipe else []
-    for blob in (*manifest.blobs(0, len(manifest.shards)), *pairs, *recipe):
+    shards = [*manifest.shards, *(shard for build in manifest.builds for shard in build.shards)]
+    files = [blob for shard in shards for blob in (shard.graph, *shard.weights)]
+    for blob in (*files, *pairs, *recipe, *manifest.processing.blobs):
         check_digest(blob.digest, where=where)
         if not 0 <= blob.size_bytes <= MAX_BLOB_BYTES:
             raise BundleError(f"{where}: blob {blob.digest} has size {blob.size_bytes}")
@@ -341,18 +373,19 @@ def _check_cuts(manifest: Manifest, where: str) -> None:
         raise BundleError(f"{where}: the last cut is not the outputs")
 
 
-def encode_graph_part(part: GraphPart) -> bytes:
-    """Encode the graph blob of a shard."""
-    return _msgpack.encode(part)
-
-
-def decode_graph_part(data: bytes, *, where: str) -> GraphPart:
-    """Decode the graph blob of a shard.
-
-    Raises:
-        BundleError: malformed.
-    """
-    try:
-        return _part_decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BundleError(f"{where}: {error}") from error
+def _in_form(tensor: BoundaryTensor, form: Form | None) -> BoundaryTensor:
+    if form is None:
+        return tensor
+    spec = tensor.spec
+    if form.axes and len(form.axes) != len(spec.shape):
+        raise BundleError(f"manifest: form of {spec.name[:80]!r} has {len(form.axes)} axes for rank {len(spec.shape)}")
+    shape = tuple(spec.shape[axis] for axis in form.axes) if form.axes else spec.shape
+    have, want = DTYPES[spec.dtype].itemsize, DTYPES[form.dtype].itemsize
+    return msgspec.structs.replace(
+        tensor,
+        spec=TensorSpec(name=spec.name, dtype=form.dtype, shape=shape),
+        size_bytes=tensor.size_bytes * want // have,
+        deflated_bytes=0,
+        as_input=b"",
+        as_output=b"",
+    )

@@ -9,7 +9,8 @@ Layout (all integers little-endian)::
     .. body
 
 The body is every tensor of the header in order, raw, C order, each padded to a multiple of 64; with the codec
-`deflate` it is one zlib stream of that. A body that would not shrink travels raw.
+`deflate` it is one zlib stream of that. A body that would not shrink travels raw. Text is packed as
+`edge.formats.tensor` says; how many bytes each such tensor takes stands in the header, as its shape does not tell.
 """
 
 import struct
@@ -22,10 +23,10 @@ import numpy as np
 
 from edge.errors import CorruptFrame, FormatError
 from edge.formats.plan import Codec
-from edge.formats.tensor import DTYPES, Array, TensorSpec, size_bytes, spec_of
+from edge.formats.tensor import STRING, Array, TensorSpec, pack, size_bytes, spec_of, unpack
 from edge.formats.version import check_version
 
-FRAME_FORMAT = "1.1"
+FRAME_FORMAT = "1.2"
 ALIGNMENT_BYTES = 64
 MAX_HEADER_BYTES = 256 * 1024
 MAX_TENSORS = 256
@@ -89,9 +90,13 @@ class FrameHeader(msgspec.Struct, frozen=True, kw_only=True):
         stage: index of the stage that shall run the tensors.
         part, parts: which of how many frames a join waits for.
         tensors: specs of the raw tensors that follow.
+        text_bytes: packed size of each tensor of text among them, in order.
         codec: how the body travels; to `encode_frame`, how it may.
         crc32: of all bytes after the padded header.
         trace: one entry a stage passed.
+        stream: whose state devices keep, and this request goes on from; empty for none.
+        sequence: number of this request in its stream, and of the state that it leaves; each once.
+        after: number of the request whose state it begins with; -1 for zeros.
         observer: topic that also gets each stage's `taken`, so that one clock sees every hop; empty for none.
         error: set when `kind` is `error`.
     """
@@ -109,9 +114,13 @@ class FrameHeader(msgspec.Struct, frozen=True, kw_only=True):
     part: int = 0
     parts: int = 1
     tensors: tuple[TensorSpec, ...] = ()
+    text_bytes: tuple[int, ...] = ()
     codec: Codec = "raw"
     crc32: int = 0
     trace: tuple[Hop, ...] = ()
+    stream: str = ""
+    sequence: int = 0
+    after: int = -1
     observer: str = ""
     error: FrameError | None = None
 
@@ -132,18 +141,20 @@ def _padded(size: int) -> int:
 
 
 def encode_frame(header: FrameHeader, tensors: Mapping[str, Array]) -> bytes:
-    """Encode `tensors` behind `header`; its `tensors`, `codec` and `crc32` are filled in here.
+    """Encode `tensors` behind `header`; its `tensors`, `text_bytes`, `codec` and `crc32` are filled in here.
 
     Raises:
-        FormatError: a dtype that cannot travel, or more than `MAX_TENSORS` tensors.
+        FormatError: a dtype that cannot travel, text that is none, or more than `MAX_TENSORS` tensors.
     """
     if len(tensors) > MAX_TENSORS:
         raise FormatError(f"{len(tensors)} tensors in a frame; at most {MAX_TENSORS} are allowed")
     specs = tuple(spec_of(name, array) for name, array in tensors.items())
     body: list[memoryview | bytes] = []
+    text_bytes: list[int] = []
     for spec, array in zip(specs, tensors.values(), strict=True):
         # A view of the raw bytes: the one copy of a tensor is made when all are joined.
-        raw = np.ascontiguousarray(array, dtype=DTYPES[spec.dtype]).reshape(-1).view(np.uint8).data
+        raw = pack(spec.name, array)
+        text_bytes += [raw.nbytes] if spec.dtype == STRING else []
         body += (raw, bytes(_padded(raw.nbytes) - raw.nbytes))
     codec: Codec = "raw"
     if header.codec == "deflate" and (packed := _deflate(body)) is not None:
@@ -151,7 +162,9 @@ def encode_frame(header: FrameHeader, tensors: Mapping[str, Array]) -> bytes:
     checksum = 0
     for piece in body:
         checksum = zlib.crc32(piece, checksum)
-    head = _encoder.encode(msgspec.structs.replace(header, tensors=specs, codec=codec, crc32=checksum))
+    head = _encoder.encode(
+        msgspec.structs.replace(header, tensors=specs, text_bytes=tuple(text_bytes), codec=codec, crc32=checksum)
+    )
     prefix = _PREFIX.pack(_MAGIC, len(head)) + head
     return b"".join((prefix, bytes(_padded(len(prefix)) - len(prefix)), *body))
 
@@ -200,7 +213,7 @@ def decode_frame(data: bytes | memoryview, *, limit_bytes: int = MAX_FRAME_BYTES
     """
     header, offset = decode_header(data)
     view = memoryview(data).toreadonly()[offset:]
-    sizes = [size_bytes(spec) for spec in header.tensors]
+    sizes = _sizes(header)
     total = sum(map(_padded, sizes))
     if total > limit_bytes:
         raise FormatError(f"frame: tensors of {total} bytes are more than {limit_bytes}")
@@ -214,10 +227,21 @@ def decode_frame(data: bytes | memoryview, *, limit_bytes: int = MAX_FRAME_BYTES
     for spec, size in zip(header.tensors, sizes, strict=True):
         if spec.name in tensors:
             raise FormatError(f"frame: tensor {spec.name[:80]!r} comes twice")
-        raw = np.frombuffer(body[start : start + size], dtype=DTYPES[spec.dtype])
-        tensors[spec.name] = raw.reshape([dim for dim in spec.shape if dim is not None])
+        tensors[spec.name] = unpack(spec, body[start : start + size])
         start += _padded(size)
     return Frame(header=header, tensors=tensors)
+
+
+def _sizes(header: FrameHeader) -> list[int]:
+    """Return the packed size of each tensor."""
+    texts = [spec.dtype == STRING for spec in header.tensors]
+    if len(header.text_bytes) != sum(texts):
+        raise FormatError(f"frame: sizes of {len(header.text_bytes)} tensors of text, it has {sum(texts)}")
+    given = iter(header.text_bytes)
+    return [
+        size_bytes(spec, text_bytes=next(given) if is_text else 0)
+        for spec, is_text in zip(header.tensors, texts, strict=True)
+    ]
 
 
 def _inflate(packed: memoryview, total: int) -> memoryview:

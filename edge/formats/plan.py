@@ -9,21 +9,57 @@ import msgspec
 from edge.errors import FormatError
 from edge.formats.bundle import Blob
 from edge.formats.canary import Canary, check_canary
+from edge.formats.constraints import (
+    MAX_CONSTRAINTS,
+    MAX_REPLICAS,
+    MAX_STANDBYS,
+    Constraints,
+    Pin,
+    check_constraints,
+)
 from edge.formats.topics import check_name
 from edge.formats.version import check_version
 
-PLAN_FORMAT = "1.2"
+__all__ = [
+    "MAX_CONSTRAINTS",
+    "MAX_DEPLOYMENT_BYTES",
+    "MAX_HOLDINGS",
+    "MAX_REPLICAS",
+    "MAX_STAGES",
+    "MAX_STANDBYS",
+    "MAX_WINDOW",
+    "PLAN_FORMAT",
+    "Before",
+    "Codec",
+    "Constraints",
+    "Deployment",
+    "Epoch",
+    "Fate",
+    "Holding",
+    "LeftOut",
+    "Loss",
+    "Objective",
+    "Pin",
+    "Plan",
+    "Source",
+    "Stage",
+    "Takes",
+    "check_constraints",
+    "decode_deployment",
+    "encode_deployment",
+    "parse_epoch",
+]
+
+PLAN_FORMAT = "1.3"
 MAX_DEPLOYMENT_BYTES = 4 * 1024 * 1024
 MAX_STAGES = 256
-MAX_REPLICAS = 4096
-MAX_CONSTRAINTS = 4096
 MAX_WINDOW = 4096
 MAX_HOLDINGS = 4096
-MAX_STANDBYS = 8
 
 Objective = Literal["throughput", "latency", "energy", "memory"]
 Source = Literal["measured", "fitted", "profile"]
 Codec = Literal["raw", "deflate"]
+Takes = Literal["", "onnx", "tflite"]
 Fate = Literal["replica", "standby", "replan", "move", "stops"]
 
 _ISSUED = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
@@ -66,6 +102,7 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
         keepers: devices that hold the blobs of this stage without loading it, so that its only copy is not lost.
         swaps: of its devices, those without room for two stages, which stop what they serve to load this one.
         beside: runs side by side with the stage before it: both belong to one *step*, and the next step joins them.
+        takes: the shard format in whose `Manifest.form` tensors arrive at its step; empty for the manifest's own.
         predicted_seconds: processor time of one request on one of its devices, messages included.
         source: where that time comes from.
         memory_bytes: weights, peak activation, queue buffers and runtime overhead.
@@ -81,6 +118,7 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
     keepers: tuple[str, ...] = ()
     swaps: tuple[str, ...] = ()
     beside: bool = False
+    takes: Takes = ""
     predicted_seconds: float = 0.0
     source: Source = "profile"
     memory_bytes: int = 0
@@ -134,6 +172,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         left_out: devices that were not used.
         losses: what the death of each of its devices means; empty when that was not worked out.
         pause_seconds: how long nothing answers while devices swap; 0 when none does.
+        runtimes: the runtime that each device loads its stages with; a device that is not named chooses by itself.
     """
 
     objective: Objective
@@ -147,6 +186,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     left_out: tuple[LeftOut, ...] = ()
     losses: tuple[Loss, ...] = ()
     pause_seconds: float = 0.0
+    runtimes: dict[str, str] = {}
 
     def steps(self) -> tuple[tuple[Stage, ...], ...]:
         """Return the stages in the groups that run side by side, in order."""
@@ -159,48 +199,19 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(map(tuple, steps))
 
 
-class Pin(msgspec.Struct, frozen=True, kw_only=True):
-    """The stage that holds a layer runs on this device, and on no other."""
-
-    layer: int
-    device: str
-
-
-class Constraints(msgspec.Struct, frozen=True, kw_only=True):
-    """What a plan must keep to.
-
-    Attributes:
-        devices: that may take part; empty for all.
-        without: devices that may not.
-        pins: layers that stay on a device.
-        forbidden: layers that do not run on a device.
-        use_all: give every device a stage, even where fewer would be faster.
-        most_replicas: devices that may run one stage at most.
-        side_by_side: whether branches may run on several devices at once.
-        standbys: devices that hold each stage loaded and idle, beside those that run it; fewer where there is no room.
-    """
-
-    devices: tuple[str, ...] = ()
-    without: tuple[str, ...] = ()
-    pins: tuple[Pin, ...] = ()
-    forbidden: tuple[Pin, ...] = ()
-    use_all: bool = False
-    most_replicas: int = 4
-    side_by_side: bool = True
-    standbys: int = 0
-
-
 class Holding(msgspec.Struct, frozen=True, kw_only=True):
     """A node that holds blobs of a bundle: those of the shards `[first_shard, stop_shard)`, and its manifest.
 
     Attributes:
         golden: whether it holds the golden inputs and answers too.
+        shard_format: of the shards; empty for every format that the bundle has.
     """
 
     node: str
     first_shard: int
     stop_shard: int
     golden: bool = False
+    shard_format: Takes = ""
 
 
 class Before(msgspec.Struct, frozen=True, kw_only=True):
@@ -305,30 +316,6 @@ def decode_deployment(data: bytes) -> Deployment:
     return deployment
 
 
-def check_constraints(constraints: Constraints, where: str) -> None:
-    """Check what came from outside.
-
-    Args:
-        constraints: of a deployment, or of the request for one.
-        where: said first in what is wrong.
-
-    Raises:
-        FormatError: a name that is none, or out of bounds.
-    """
-    pins = (*constraints.pins, *constraints.forbidden)
-    names = (*constraints.devices, *constraints.without, *(pin.device for pin in pins))
-    if len(names) > MAX_CONSTRAINTS:
-        raise FormatError(f"{where}: {len(names)} constraints; at most {MAX_CONSTRAINTS} are allowed")
-    for name in names:
-        check_name(name, what="device")
-    if wrong := [pin.layer for pin in pins if pin.layer < 0]:
-        raise FormatError(f"{where}: constraints name layer {wrong[0]}")
-    if not 0 <= constraints.standbys <= MAX_STANDBYS:
-        raise FormatError(f"{where}: standbys {constraints.standbys} is not within 0 and {MAX_STANDBYS}")
-    if not 1 <= constraints.most_replicas <= MAX_REPLICAS:
-        raise FormatError(f"{where}: most_replicas {constraints.most_replicas} is not within 1 and {MAX_REPLICAS}")
-
-
 def _check_history(deployment: Deployment, where: str) -> None:
     if len(deployment.holdings) > MAX_HOLDINGS:
         raise FormatError(f"{where}: {len(deployment.holdings)} holdings; at most {MAX_HOLDINGS} are allowed")
@@ -368,8 +355,24 @@ def _check_plan(plan: Plan, where: str) -> None:
             raise FormatError(f"{where}: {device} has two places in its plan")
     for stage in stages:
         _check_idle(stage, where)
+    _check_forms(plan, where)
     for name in (*(item.device for item in plan.left_out), *(item.device for item in plan.losses)):
         check_name(name, what="device")
+
+
+def _check_forms(plan: Plan, where: str) -> None:
+    """Check the runtimes of devices, and in what form tensors travel."""
+    if len(plan.runtimes) > MAX_STAGES + MAX_REPLICAS:
+        raise FormatError(f"{where}: {len(plan.runtimes)} runtimes; at most {MAX_STAGES + MAX_REPLICAS} are allowed")
+    for device, runtime in plan.runtimes.items():
+        check_name(device, what="device")
+        check_name(runtime, what="runtime")
+    steps = plan.steps()
+    if steps[0][0].takes:
+        raise FormatError(f"{where}: clients send the bundle's own form, stage 0 takes {steps[0][0].takes}")
+    for step in steps:
+        if len({stage.takes for stage in step}) > 1:
+            raise FormatError(f"{where}: stages {step[0].index} to {step[-1].index} take tensors in several forms")
 
 
 def _check_idle(stage: Stage, where: str) -> None:

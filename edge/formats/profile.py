@@ -16,8 +16,8 @@ from edge.errors import ProfileError, UnsupportedVersion
 from edge.formats import faults
 from edge.formats.version import check_version
 
-FORMAT = "1.1"
-"""Version of the profile format that this release reads and writes; 1.0 had no `power`."""
+FORMAT = "1.2"
+"""Version of the profile format that this release reads and writes; 1.0 had no `power`, 1.1 no `tflite-runtime`."""
 
 MAX_PROFILE_BYTES = 64 * 1024
 SHARD_FRACTION = 8
@@ -43,6 +43,8 @@ _BY_MODEL = (
     ("Jetson Nano", "jetson-nano"),
 )
 """Text of the device tree to profile; `Raspberry Pi 4` also covers the 400, `Raspberry Pi 5` the 500."""
+
+_32_BIT = {"rpi3": "rpi3-32bit"}  # the profile of a board under a 32-bit system, by that under a 64-bit one
 
 _Id = Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9-]{0,62}$")]
 _Text = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
@@ -79,7 +81,7 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         note: what to know about it on this device.
     """
 
-    name: Literal["onnxruntime", "litert"]
+    name: Literal["onnxruntime", "litert", "tflite-runtime"]
     package: _Text
     providers: Annotated[tuple[Provider, ...], msgspec.Meta(min_length=1, max_length=8)]
     note: str = ""
@@ -272,14 +274,11 @@ def profile_ids() -> tuple[str, ...]:
 
 
 def guess_profile(device_tree_model: str | None, machine: str) -> str:
-    """Guess the profile of the device that this runs on.
+    """Guess the profile of the device that this runs on, by its id.
 
     Args:
         device_tree_model: text of `/proc/device-tree/model`; None when there is no such file.
         machine: architecture as `platform.machine()` says it.
-
-    Returns:
-        The id of a profile.
 
     Raises:
         ProfileError: nothing fits; the text says to pass `--profile`.
@@ -288,6 +287,8 @@ def guess_profile(device_tree_model: str | None, machine: str) -> str:
     found = next((profile for text, profile in _BY_MODEL if text in model), None)
     if found is not None and machine in {"aarch64", "arm64"}:
         return found
+    if found in _32_BIT and machine == "armv7l":
+        return _32_BIT[found]
     if found is not None:
         raise ProfileError(
             f"{model!r} runs a 32-bit system ({machine}), and profile {found} is for a 64-bit one: "

@@ -24,6 +24,11 @@ _KIND_OF: Mapping[str, str] = {
     **dict.fromkeys(("Conv", "FusedConv", "ConvTranspose", "NhwcFusedConv"), "conv"),
     **dict.fromkeys(("QLinearConv", "ConvInteger"), "conv-int8"),
     **dict.fromkeys(("MatMul", "Gemm", "FusedMatMul", "FusedGemm", "Attention", "MultiHeadAttention"), "matmul"),
+    # TFLite's names say nothing of the type: a model's kind is that of floats there.
+    **dict.fromkeys(
+        ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "Convolution2DTransposeBias", "CONV_3D"), "conv"
+    ),
+    **dict.fromkeys(("FULLY_CONNECTED", "BATCH_MATMUL"), "matmul"),
     # Blocks of 4-bit weights are multiplied with activations that are rounded to 8 bits on the way.
     **dict.fromkeys(
         ("QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QGemm", "MatMulNBits"),
@@ -31,7 +36,12 @@ _KIND_OF: Mapping[str, str] = {
     ),
 }
 # Fused into the operator before them, or only another view of the same bytes.
-_FREE = frozenset({"Relu", "Clip", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Constant"})
+_FREE = frozenset(
+    {
+        *("Relu", "Clip", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Constant"),
+        *("RELU", "RELU6", "RESHAPE", "SQUEEZE", "EXPAND_DIMS"),
+    }
+)
 _ROUNDS = 20
 _TINY = 1e-30
 

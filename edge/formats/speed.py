@@ -27,7 +27,7 @@ class OperatorSpeed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelSpeed(msgspec.Struct, frozen=True, kw_only=True):
-    """Measured times of one model on one device.
+    """Measured times of one model on one device with one runtime; a device with several may measure each.
 
     Attributes:
         manifest: digest of its manifest.
@@ -35,7 +35,7 @@ class ModelSpeed(msgspec.Struct, frozen=True, kw_only=True):
         threads: of one operator.
         runtime: name and version, such as `onnxruntime 1.32.0`.
         shard_seconds: mean operator time of each shard in one run; negative for those not measured.
-        session_seconds: mean time of a call of the session beyond its operators.
+        session_seconds: mean time of a call of the session beyond its operators; 0 where each shard is a session.
     """
 
     manifest: str
@@ -44,6 +44,11 @@ class ModelSpeed(msgspec.Struct, frozen=True, kw_only=True):
     runtime: str
     shard_seconds: tuple[float, ...]
     session_seconds: float
+
+    @property
+    def runtime_name(self) -> str:
+        """Name of the runtime, without its version."""
+        return self.runtime.partition(" ")[0]
 
 
 class LinkSpeed(msgspec.Struct, frozen=True, kw_only=True):

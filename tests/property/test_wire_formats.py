@@ -1,6 +1,7 @@
 """The wire formats: what is written is read back, and no bytes from outside raise anything but the errors for it."""
 
 import contextlib
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -47,7 +48,7 @@ from edge.formats.message import (
 )
 from edge.formats.packet import Reassembler, split
 from edge.formats.plan import Constraints, Deployment, Epoch, decode_deployment, encode_deployment, parse_epoch
-from edge.formats.tensor import DTYPES, Array
+from edge.formats.tensor import DTYPES, Array, pack
 from edge.formats.topics import Topics, check_name
 from tests.tiny_bundle import make_deployment, make_tiny_bundle
 
@@ -64,6 +65,9 @@ BUNDLE = make_tiny_bundle()
 def arrays(draw: st.DrawFn) -> Array:
     dtype = DTYPES[draw(st.sampled_from(sorted(DTYPES)))]
     shape = tuple(draw(st.lists(st.integers(0, 5), max_size=4)))
+    if dtype.kind == "O":
+        texts = draw(st.lists(st.text(max_size=12), min_size=math.prod(shape), max_size=math.prod(shape)))
+        return np.array([*texts, ""], dtype=object)[:-1].reshape(shape)
     rng = np.random.default_rng(draw(COUNTS))
     data = rng.integers(0, 2 if dtype.name == "bool" else 256, int(np.prod(shape)) * dtype.itemsize, dtype=np.uint8)
     return np.frombuffer(data.tobytes(), dtype=dtype).reshape(shape)
@@ -168,7 +172,7 @@ def same(one: Frame, header: FrameHeader, tensors: dict[str, Array]) -> bool:
         and all(
             one.tensors[name].dtype == array.dtype
             and one.tensors[name].shape == array.shape
-            and one.tensors[name].tobytes() == array.tobytes()
+            and pack(name, one.tensors[name]) == pack(name, array)
             for name, array in tensors.items()
         )
     )
@@ -179,7 +183,9 @@ def same(one: Frame, header: FrameHeader, tensors: dict[str, Array]) -> bool:
 def test_a_frame_is_read_back_as_it_was_written(header: FrameHeader, tensors: dict[str, Array]) -> None:
     data = encode_frame(header, tensors)
     frame = decode_frame(data)
-    written = msgspec.structs.replace(header, tensors=frame.header.tensors, crc32=frame.header.crc32)
+    written = msgspec.structs.replace(
+        header, tensors=frame.header.tensors, text_bytes=frame.header.text_bytes, crc32=frame.header.crc32
+    )
     assert same(frame, written, tensors)
     assert all(not array.flags.writeable for array in frame.tensors.values())
     assert len(data) % 64 == 0
@@ -197,6 +203,10 @@ def test_the_memory_layout_of_a_tensor_does_not_show(
 FRAME = encode_frame(
     FrameHeader(request_id="r", sender="s", reply_to="t", ttl_ms=1, deployment="d", epoch="1-a-1", stage=0),
     {"x": np.arange(12, dtype=np.float32), "y": np.zeros((0, 3), np.int64)},
+)
+TEXT = encode_frame(
+    FrameHeader(request_id="r", sender="s", reply_to="t", ttl_ms=1, deployment="d", epoch="1-a-1", stage=0),
+    {"words": np.array([["Straße", ""], ["日本語", "ok"]], object), "x": np.ones(3, np.float16)},
 )
 PACKET = next(split(FRAME, sender="pi-1", session=Session(boot=1, connect=1), sequence=1))
 DEPLOYMENT = encode_deployment(make_deployment(BUNDLE, ("pi-1", "pi-2")))
@@ -225,13 +235,14 @@ def read_packet(data: bytes) -> None:
 
 READERS: list[tuple[bytes, Callable[[bytes], Any], tuple[type[Exception], ...]]] = [
     (FRAME, decode_frame, (FormatError, CorruptFrame)),
+    (TEXT, decode_frame, (FormatError, CorruptFrame)),
     (PACKET, read_packet, (FormatError,)),
     (ABOUT, lambda data: decode_message(data, About), (FormatError,)),
     (DEPLOYMENT, decode_deployment, (FormatError,)),
     (MANIFEST, decode_manifest, (BundleError, FormatError)),
     (PART, lambda data: decode_graph_part(data, where="shard 0"), (BundleError,)),
 ]
-READER_NAMES = ["frame", "packet", "message", "deployment", "manifest", "graph part"]
+READER_NAMES = ["frame", "frame of text", "packet", "message", "deployment", "manifest", "graph part"]
 
 
 @pytest.mark.parametrize(("data", "read", "errors"), READERS, ids=READER_NAMES)
