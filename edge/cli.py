@@ -70,6 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--mode", choices=("default", "exact"), help="how stages are run here (default: as the deployment says)"
     )
+    parser.add_argument(
+        "--runtimes", metavar="NAMES", help="only these runtimes, separated by commas (default: all that are installed)"
+    )
     parser.add_argument("--memory-limit", type=_positive, metavar="BYTES", help="most memory that stages may take")
     parser.add_argument("--disk-limit", type=_positive, metavar="BYTES", help="most disk that blobs may take")
     parser.add_argument(
@@ -107,7 +110,7 @@ def _run(options: argparse.Namespace) -> int:
             instance=secrets.token_hex(8),
             started=time.monotonic(),
             profile=profile.id,
-            runtimes=_offers(),
+            runtimes=_offers(options.runtimes),
             memory_bytes=min(profile.usable_memory_bytes, available_bytes(), options.memory_limit or sys.maxsize),
             cores=os.cpu_count() or 1,
             agent_version=_version(),
@@ -125,12 +128,15 @@ def _run(options: argparse.Namespace) -> int:
         return Agent(settings, store=store, state=state).run()
 
 
-def _offers() -> tuple[RuntimeOffer, ...]:
+def _offers(wanted: str | None) -> tuple[RuntimeOffer, ...]:
+    """Say which runtimes work here; all that are installed, or those that are wanted, which must."""
     offers = []
-    for name in installed_runtimes():
+    for name in installed_runtimes() if wanted is None else wanted.split(","):
         try:
             offers.append(load_runtime(name).offer())
         except (StageError, ImportError) as error:
+            if wanted is not None:
+                raise StageError(f"--runtimes {wanted}: {error}") from error
             logging.getLogger(__name__).warning("runtime %s is installed but cannot be used: %s", name, error)
     return tuple(offers)
 

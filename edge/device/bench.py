@@ -10,6 +10,7 @@ from typing import Literal
 from edge.device.echo import Echo
 from edge.device.timing import Bench, GaveUp, time_shards
 from edge.errors import ShardwireError
+from edge.formats.bundle import SHARD_FORMATS
 from edge.formats.message import Speed
 from edge.formats.roofline import fit
 from edge.formats.speed import ModelSpeed
@@ -99,6 +100,7 @@ class BenchThread:
         offer = runtime.offer()
         frames = self._frames_done()
         asked = bool(job.request_id)
+        own = SHARD_FORMATS.get(job.runtime, "onnx") == job.manifest.shard_format
         bench = Bench(
             runtime=runtime,
             options=StageOptions(
@@ -113,7 +115,7 @@ class BenchThread:
             give_up=lambda: self._stopping.is_set() or (not asked and self._frames_done() != frames),
         )
         times = time_shards(job.manifest, job.first_shard, job.stop_shard, bench)
-        messages = self._echo.measure(self._stopping.is_set) if asked else None
+        messages = self._echo.measure(self._stopping.is_set) if asked and job.messages else None
         model = ModelSpeed(
             manifest=job.digest,
             mode=job.mode,
@@ -125,8 +127,8 @@ class BenchThread:
         return Speed(
             node="",
             profile="",
-            # Operators are told for the mode that nearly all deployments have.
-            operators=fit(job.manifest, times.shard_seconds) if job.fits and job.mode == "default" else (),
+            # Operators are told for the mode that nearly all deployments have, by the names that the layers go by.
+            operators=fit(job.manifest, times.shard_seconds) if job.fits and job.mode == "default" and own else (),
             message_seconds=messages.seconds if messages is not None else -1.0,
             message_seconds_per_byte=messages.seconds_per_byte if messages is not None else -1.0,
             link=messages.link if messages is not None else None,

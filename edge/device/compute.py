@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from edge.device.kept import KeptStates
 from edge.device.memory import available_bytes
 from edge.errors import Gone, InvalidInput, RequestError, ShardwireError, StageFailed
 from edge.formats.tensor import Array
@@ -108,6 +109,7 @@ class Compute:
         self._jobs: queue.SimpleQueue[RunFrame | CloseStage | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._loop, name="compute", daemon=True)
         self._heart = threading.Thread(target=self._watch, name="heart", daemon=True)
+        self._kept = KeptStates()
         self._ended = threading.Event()
         self._dropped = dropped
         self._running: tuple[float, float] | None = None
@@ -151,6 +153,7 @@ class Compute:
                 return
             if isinstance(job, CloseStage):
                 self._stages.close(job.key)
+                self._kept.close(job.key)
                 self._put(StageClosed(key=job.key))
             else:
                 self._run(job)
@@ -217,7 +220,10 @@ class Compute:
         self._state.enter(job.frame.header.request_id, job.key.deployment, job.key.epoch)
         self._running = (started, self._stages.usual_seconds(job.key))
         try:
-            return self._stage(job.key).run(job.frame.tensors)
+            stage, header = self._stage(job.key), job.frame.header
+            if not header.stream:
+                return stage.run(job.frame.tensors)
+            return self._kept.run(stage, job.key, header, job.frame.tensors, started)
         finally:
             self._running = None
             self._state.leave()

@@ -7,13 +7,11 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
-import numpy as np
-
 from edge.device.compute import UNKNOWN_RUN_SECONDS, StageTable
 from edge.device.memory import resident_bytes
 from edge.errors import DigestMismatch, ShardwireError, StageError
-from edge.formats.bundle import Manifest
-from edge.formats.tensor import DTYPES, Array
+from edge.formats.bundle import SHARD_FORMATS
+from edge.formats.tensor import Array, TensorSpec, zeros_of
 from edge.protocol.effects import AgentEvent, BlobsDropped, LoadStage, StageLoaded, StageRefused
 from edge.runtimes.base import StageOptions
 from edge.runtimes.table import load_runtime
@@ -96,9 +94,10 @@ class Loader:
                 self._state.loaded()
 
     def _load(self, job: LoadStage) -> None:
-        graphs = {shard.graph.digest for shard in job.manifest.shards[job.first_shard : job.stop_shard]}
-        for blob in job.manifest.blobs(job.first_shard, job.stop_shard):
-            # Graphs are verified as they are read; weights are mapped by the runtime, so they are hashed here.
+        view = job.manifest.in_format(SHARD_FORMATS.get(job.runtime, "onnx"))
+        graphs = {shard.graph.digest for shard in view.shards[job.first_shard : job.stop_shard]}
+        for blob in view.blobs(job.first_shard, job.stop_shard) if view.shard_format == "onnx" else ():
+            # What is read is verified by that; ONNX Runtime maps the weights from their files, so they are hashed here.
             if blob.digest not in graphs:
                 self._store.verify(blob.digest)
         options = StageOptions(
@@ -115,6 +114,8 @@ class Loader:
             options=options,
             read_blob=lambda blob: self._store.read(blob.digest),
             weights_folder=self._store.weights_folder,
+            arrives=job.arrives,
+            leaves=job.leaves,
         )
         self._stages.add(job.key, stage, usual_seconds=self._try(job, stage))
 
@@ -125,7 +126,7 @@ class Loader:
             StageError: it does not run, and must; elsewhere the probe says so of real inputs.
         """
         started = time.monotonic()
-        tensors = zeros(job.manifest, job.route.received)
+        tensors = zeros(stage.arriving.values())
         if tensors is None:
             return UNKNOWN_RUN_SECONDS
         try:
@@ -138,13 +139,12 @@ class Loader:
         return time.monotonic() - started
 
 
-def zeros(manifest: Manifest, names: Iterable[str]) -> dict[str, Array] | None:
-    """Return tensors of zeros for a stage, by name; None where a dimension depends on the input."""
+def zeros(specs: Iterable[TensorSpec]) -> dict[str, Array] | None:
+    """Return tensors of zeros, by name; None where a dimension depends on the input."""
     tensors: dict[str, Array] = {}
-    for name in names:
-        spec = manifest.tensor(name).spec
+    for spec in specs:
         shape = [dim for dim in spec.shape if dim is not None]
         if len(shape) != len(spec.shape):
             return None
-        tensors[name] = np.zeros(shape, dtype=DTYPES[spec.dtype])
+        tensors[spec.name] = zeros_of(spec.dtype, shape)
     return tensors

@@ -1,4 +1,8 @@
-"""How long each shard takes here: sessions of many shards under the runtime's profiler, then without it."""
+"""How long each shard takes here.
+
+Where a runtime joins shards to one session, many are timed under its profiler, then without it. Where each shard is a
+session of its own, as with TFLite, each is timed by itself.
+"""
 
 import re
 import sys
@@ -13,13 +17,14 @@ import numpy as np
 
 from edge.device.graph_names import node_names
 from edge.errors import OutOfMemory, StageError
-from edge.formats.bundle import Manifest, decode_graph_part
-from edge.formats.tensor import DTYPES, Array
+from edge.formats.bundle import SHARD_FORMATS, Manifest, decode_graph_part
+from edge.formats.tensor import DTYPES, Array, zeros_of
 from edge.runtimes.base import (
     KernelRun,
     ProfiledRun,
     ProfilingRuntime,
     Runtime,
+    StageModel,
     StageOptions,
     StageSession,
 )
@@ -85,15 +90,23 @@ def time_shards(manifest: Manifest, first_shard: int, stop_shard: int, bench: Be
     under the profiler say how the time is shared out; plain runs say how much it is in all, as the profiler takes
     time itself. Means count, not medians: what a throttled processor loses between its bursts is lost when it serves.
 
+    Args:
+        manifest: the whole one; which of its builds is timed follows from the runtime.
+        first_shard: of the range.
+        stop_shard: after its last.
+        bench: how.
+
     Raises:
         GaveUp: `give_up` became true.
         BundleError: a shard is malformed.
-        StageError: the runtime refuses a shard, has no profiler, or the range does not fit into memory.
+        StageError: the runtime refuses a shard, or the range does not fit into memory.
     """
+    manifest = manifest.in_format(SHARD_FORMATS.get(bench.runtime.offer().name, "onnx"))
     seconds = [-1.0] * len(manifest.shards)
     sessions: list[float] = []
     tensors = random_tensors(manifest, manifest.cut_before(first_shard))
-    ranges = _ranges(manifest, first_shard, stop_shard, bench.memory_bytes)
+    together = isinstance(bench.runtime, ProfilingRuntime)
+    ranges = _ranges(manifest, first_shard, stop_shard, bench.memory_bytes, together=together)
     work = [_work(manifest, *chosen) for chosen in ranges]
     for (first, stop), share in zip(ranges, work, strict=True):
         most_seconds = bench.most_seconds * share / sum(work)
@@ -120,7 +133,7 @@ def random_tensors(manifest: Manifest, names: Sequence[str]) -> dict[str, Array]
         if np.issubdtype(dtype, np.floating):
             tensors[name] = rng.standard_normal(shape, dtype=np.float32).astype(dtype)
         else:
-            tensors[name] = np.zeros(shape, dtype)
+            tensors[name] = zeros_of(tensor.spec.dtype, shape)
     return tensors
 
 
@@ -190,16 +203,54 @@ def _time_range(
     crossing = stage_tensors(manifest, first, stop)
     if not crossing.session_outputs:
         return [0.0] * (stop - first), 0.0, {name: tensors[name] for name in crossing.sent}
-    if not isinstance(bench.runtime, ProfilingRuntime):
-        raise StageError(f"runtime {bench.runtime.offer().name!r} has no profiler")
-    owners = kernel_owners(manifest, first, stop, bench.read_blob)
     model = compose(manifest, first, stop, read_blob=bench.read_blob, weights_folder=bench.weights_folder)
-    with tempfile.TemporaryDirectory(prefix="shardwire-") as folder:
-        session = bench.runtime.load_profiled(model, bench.options, Path(folder))
+    if isinstance(bench.runtime, ProfilingRuntime):
+        owners = kernel_owners(manifest, first, stop, bench.read_blob)
+        # Each node goes by its own name and that of what it makes.
+        most_runs = max(_LEAST_RUNS, 2 * _MOST_EVENTS // max(1, len(owners)))
+        timed = _time_kernels(bench.runtime, model, bench, tensors, most_seconds, most_runs)
+        shares = share_out(timed.runs, owners, first, stop)
+        scale = timed.kernel_seconds / max(sum(shares), 1e-9)
+        seconds, outside_seconds, made = [share * scale for share in shares], timed.outside_seconds, timed.made
+    else:
+        session = bench.runtime.load(model, bench.options)
         try:
             made = session.run(tensors)
-            # Each node goes by its own name and that of what it makes.
-            most_runs = max(_LEAST_RUNS, 2 * _MOST_EVENTS // max(1, len(owners)))
+            seconds, outside_seconds = [fmean(_walls(session, tensors, most_seconds, bench.give_up))], 0.0
+        finally:
+            session.close()
+    return seconds, outside_seconds, {name: made[name] if name in made else tensors[name] for name in crossing.sent}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Timed:
+    """A session under the profiler and without it.
+
+    Attributes:
+        kernel_seconds: mean of a plain run, less what lies outside of the kernels.
+        outside_seconds: that.
+        made: its outputs.
+    """
+
+    runs: tuple[ProfiledRun, ...]
+    kernel_seconds: float
+    outside_seconds: float
+    made: dict[str, Array]
+
+
+def _time_kernels(
+    runtime: ProfilingRuntime,
+    model: StageModel,
+    bench: Bench,
+    tensors: Mapping[str, Array],
+    most_seconds: float,
+    most_runs: int,
+) -> _Timed:
+    """Time the kernels of a session, at most so many runs of them."""
+    with tempfile.TemporaryDirectory(prefix="shardwire-") as folder:
+        session = runtime.load_profiled(model, bench.options, Path(folder))
+        try:
+            made = session.run(tensors)
             walls = _walls(session, tensors, most_seconds / 2, bench.give_up, most_runs=most_runs)
             profiled = session.end_profile()[1:]
             if len(profiled) != len(walls):
@@ -209,11 +260,8 @@ def _time_range(
             session.close()
     outside = fmean(wall - run.executor_seconds for wall, run in zip(walls, profiled, strict=True))
     # The profiler takes time outside of the kernels, too: of a plain run it cannot be a larger part.
-    overhead = max(0.0, min(outside, plain * outside / fmean(walls)))
-    shares = share_out(profiled, owners, first, stop)
-    scale = (plain - overhead) / max(sum(shares), 1e-9)
-    sent = {name: made[name] if name in made else tensors[name] for name in crossing.sent}
-    return [share * scale for share in shares], overhead, sent
+    outside = max(0.0, min(outside, plain * outside / fmean(walls)))
+    return _Timed(runs=profiled, kernel_seconds=plain - outside, outside_seconds=outside, made=made)
 
 
 def _walls(
@@ -247,12 +295,12 @@ def _walls(
                 return walls
 
 
-def _ranges(manifest: Manifest, first: int, stop: int, memory_bytes: int) -> list[tuple[int, int]]:
-    """Cut `[first, stop)` into as few ranges as fit into memory, one after another."""
+def _ranges(manifest: Manifest, first: int, stop: int, memory_bytes: int, *, together: bool) -> list[tuple[int, int]]:
+    """Cut `[first, stop)` into as few ranges as fit into memory, or into single shards unless `together`."""
     ranges: list[tuple[int, int]] = []
     while first < stop:
         end = first + 1
-        while end < stop and _memory_bytes(manifest, first, end + 1) <= memory_bytes:
+        while together and end < stop and _memory_bytes(manifest, first, end + 1) <= memory_bytes:
             end += 1
         needed = _memory_bytes(manifest, first, end)
         if needed > memory_bytes:

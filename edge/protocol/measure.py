@@ -1,7 +1,8 @@
 """What a device knows of its own speed, and how it comes to know it. Part of the session.
 
 A `BenchRequest` names a manifest: its blobs are fetched as those of an epoch are, then the bench times them in a thread
-of its own. The shards of a stage that was just loaded are timed, too, for a moment, unless that is known.
+of its own, with every runtime of the device that can. The shards of a stage that was just loaded are timed, too, for a
+moment, unless that is known.
 """
 
 import math
@@ -17,9 +18,10 @@ from edge.formats.message import Benched, BenchRequest, Speed, Taken, encode_mes
 from edge.formats.packet import Reassembler
 from edge.formats.speed import MAX_MODELS, MAX_SHARDS, ModelSpeed
 from edge.formats.topics import Topics, check_name
+from edge.protocol.builds import blobs_in, format_by
 from edge.protocol.effects import BenchEnded, Echoed, Effect, ReadManifest, RunBench, SaveSpeed
 from edge.protocol.local_epoch import LocalEpoch
-from edge.protocol.needs import choose_runtime
+from edge.protocol.needs import choose_runtime, usable_runtimes
 from edge.protocol.preparing import EpochAction, Need
 from edge.protocol.presence import AgentIdentity, control
 from edge.transport import Channel, Publication
@@ -43,7 +45,9 @@ class _Job:
     waiting: dict[str, Blob]
     keep: frozenset[str]
     manifest: Manifest | None = None
+    runtimes: tuple[str, ...] = ()
     running: bool = False
+    seconds: float = 0.0
 
 
 @dataclass(slots=True)
@@ -123,8 +127,14 @@ class Measure:
             return []
         if len(manifest.shards) > MAX_SHARDS:
             return self._finish(job, ok=False, reason=f"{len(manifest.shards)} shards are more than {MAX_SHARDS}")
+        try:
+            choose_runtime(manifest, self.identity.runtimes)
+        except StageError as error:
+            return self._finish(job, ok=False, reason=str(error))
         job.manifest = manifest
-        return self._wait_for(manifest.blobs(0, len(manifest.shards)))
+        job.runtimes = usable_runtimes(manifest, self.identity.runtimes)
+        formats = dict.fromkeys(format_by(runtime) for runtime in job.runtimes)
+        return self._wait_for(blobs_in(manifest, formats, 0, len(manifest.shards)))
 
     def ran(self, now: float) -> None:
         """Note that a frame was run."""
@@ -138,7 +148,8 @@ class Measure:
         if manifest is None or len(manifest.shards) > MAX_SHARDS:
             return []
         first, stop, mode = loaded.first_shard, loaded.stop_shard, local.deployment.mode
-        known = _model(self.speed, local.manifest_digest, mode)
+        runtime = local.runtime or choose_runtime(manifest, self.identity.runtimes)
+        known = _model(self.speed, local.manifest_digest, mode, runtime)
         if known is not None and all(seconds >= 0 for seconds in known.shard_seconds[first:stop]):
             return []
         return [
@@ -149,7 +160,7 @@ class Measure:
                 first_shard=first,
                 stop_shard=stop,
                 mode=mode,
-                runtime=choose_runtime(manifest, self.identity.runtimes),
+                runtime=runtime,
                 memory_bytes=self.budget_bytes(),
                 most_seconds=STAGE_SECONDS,
             )
@@ -165,7 +176,11 @@ class Measure:
             actions += [SaveSpeed(speed=self.speed), *self.announce()]
         job = self._job
         if job is not None and job.running and job.request.request_id == event.job.request_id:
-            actions += self._finish(job, ok=not event.reason, reason=event.reason, seconds=event.seconds)
+            job.seconds += event.seconds
+            if not event.reason and job.runtimes and job.manifest is not None:
+                actions += self._run(job, job.manifest)
+            else:
+                actions += self._finish(job, ok=not event.reason, reason=event.reason, seconds=job.seconds)
         return actions
 
     # ------------------------------------------------------------------------------------------------------ echoes
@@ -205,11 +220,9 @@ class Measure:
         return [Need(blob=blob, holders=holders) for blob in job.waiting.values()]
 
     def _run(self, job: _Job, manifest: Manifest) -> list[EpochAction]:
-        try:
-            runtime = choose_runtime(manifest, self.identity.runtimes)
-        except StageError as error:
-            return self._finish(job, ok=False, reason=str(error))
-        job.running = True
+        """Time the shards with the next runtime; messages are measured once, with the first."""
+        runtime, *more = job.runtimes
+        is_first, job.running, job.runtimes = not job.running, True, tuple(more)
         request = job.request
         return [
             RunBench(
@@ -223,6 +236,7 @@ class Measure:
                 memory_bytes=self.budget_bytes(),
                 most_seconds=min(request.most_seconds, MOST_BENCH_SECONDS),
                 fits=request.fits,
+                messages=is_first,
             )
         ]
 
@@ -245,7 +259,7 @@ def merged(known: Speed, found: Speed) -> Speed:
     """
     models = list(known.models)
     for model in reversed(found.models):
-        before = _model(known, model.manifest, model.mode)
+        before = _model(known, model.manifest, model.mode, model.runtime_name)
         models = [other for other in models if other != before]
         models.insert(0, _merged_model(before, model))
     measured_messages = found.message_seconds >= 0
@@ -274,9 +288,10 @@ def _merged_model(before: ModelSpeed | None, found: ModelSpeed) -> ModelSpeed:
     return msgspec.structs.replace(found, shard_seconds=tuple(new if new >= 0 else old for old, new in pairs))
 
 
-def _model(speed: Speed | None, digest: str, mode: str) -> ModelSpeed | None:
+def _model(speed: Speed | None, digest: str, mode: str, runtime: str) -> ModelSpeed | None:
+    wanted = (digest, mode, runtime)
     models = speed.models if speed is not None else ()
-    return next((model for model in models if (model.manifest, model.mode) == (digest, mode)), None)
+    return next((model for model in models if (model.manifest, model.mode, model.runtime_name) == wanted), None)
 
 
 def _check(request: BenchRequest, topics: Topics) -> None:

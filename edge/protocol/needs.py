@@ -41,19 +41,36 @@ def check_memory(name: str, stages: Iterable[Stage], free_bytes: int) -> None:
         free_bytes -= stage.memory_bytes
 
 
-def choose_runtime(manifest: Manifest, offers: Iterable[RuntimeOffer]) -> str:
+def usable_runtimes(manifest: Manifest, offers: Iterable[RuntimeOffer]) -> tuple[str, ...]:
+    """Return the runtimes that are installed and new enough for one of the bundle's builds, the preferred one first."""
+    installed = {offer.name: _version(offer.version) for offer in offers}
+    return tuple(
+        need.name
+        for need in manifest.needs
+        if need.name in installed and installed[need.name] >= _version(need.least_version)
+    )
+
+
+def choose_runtime(manifest: Manifest, offers: Iterable[RuntimeOffer], *, wanted: str | None = None) -> str:
     """Return the first runtime of the bundle that is installed and new enough.
+
+    Args:
+        manifest: of the bundle, all its builds included.
+        offers: what is installed.
+        wanted: the only one that will do; None where any will.
 
     Raises:
         UnsupportedOperator: there is none; the text says what is needed and what is there.
     """
-    installed = {offer.name: offer.version for offer in offers}
-    for need in manifest.runtimes:
-        found = installed.get(need.name)
-        if found is not None and _version(found) >= _version(need.least_version):
-            return need.name
-    needs = " or ".join(f"{need.name} {need.least_version} or newer" for need in manifest.runtimes) or "no runtime"
-    has = ", ".join(f"{name} {version}" for name, version in installed.items()) or "no runtime"
+    offers = tuple(offers)
+    for name in usable_runtimes(manifest, offers):
+        if wanted in (None, name):
+            return name
+    needs = " or ".join(
+        f"{need.name} {need.least_version} or newer" for need in manifest.needs if wanted in (None, need.name)
+    )
+    has = ", ".join(f"{offer.name} {offer.version}" for offer in offers) or "no runtime"
+    needs = needs or (f"another runtime than {wanted}" if wanted else "no runtime")
     raise UnsupportedOperator(f"{manifest.name} needs {needs}, this device has {has}")
 
 

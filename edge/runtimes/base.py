@@ -5,8 +5,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
+from edge.errors import StageError
 from edge.formats.message import RuntimeOffer
 from edge.formats.tensor import Array
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelPart:
+    """One model file of a stage.
+
+    Attributes:
+        model: the file.
+        inputs, outputs: tensors that it takes and gives, in its own order.
+        where: what it was made of, for messages.
+    """
+
+    model: bytes
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    where: str = "stage"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -14,15 +31,28 @@ class StageModel:
     """A composed stage, ready to load.
 
     Attributes:
-        model: the joined fragments.
+        parts: run one after another, tensors passed on by name: one for ONNX, one a shard for TFLite.
         weights_folder: holds the weight blobs as real files named by their hex digest.
         inputs, outputs: tensors the session takes and gives, in order.
+        operators: names of those of the whole bundle: what depends on them is the same for all of its stages.
     """
 
-    model: bytes
+    parts: tuple[ModelPart, ...]
     weights_folder: Path
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    operators: frozenset[str] = frozenset()
+
+    @property
+    def model(self) -> bytes:
+        """The file of a stage that is one model.
+
+        Raises:
+            StageError: it is several.
+        """
+        if len(self.parts) != 1:
+            raise StageError(f"the stage is {len(self.parts)} models, not one")
+        return self.parts[0].model
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,8 +61,9 @@ class StageOptions:
 
     Attributes:
         threads: of one operator.
-        mode: `exact` runs the graph unoptimised; `default` lets the runtime pick its memory layout.
-        providers: execution providers in order of preference; those that are absent are passed over.
+        mode: `exact` runs the graph unoptimised; `default` lets the runtime pick its memory layout and kernels.
+        providers: execution providers in order of preference; those that are absent, or another runtime's, are passed
+            over.
     """
 
     threads: int = 1
@@ -70,7 +101,7 @@ class StageSession(Protocol):
     """A loaded stage."""
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Run once.
+        """Run once and return the outputs of the stage by name.
 
         Raises:
             StageError: the runtime refused the input or failed.

@@ -8,6 +8,8 @@ from edge.runtimes.base import Runtime
 
 _RUNTIMES = {
     "onnxruntime": ("onnxruntime", "edge.runtimes.onnx", "OnnxRuntime"),
+    "litert": ("ai_edge_litert", "edge.runtimes.litert", "LiteRt"),
+    "tflite-runtime": ("tflite_runtime", "edge.runtimes.litert", "TfliteRuntime"),
 }
 """Name in profiles and manifests to (import name of the framework, module, class)."""
 

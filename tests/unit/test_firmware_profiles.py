@@ -14,10 +14,12 @@ ALL = (
     "phone-mid",
     "rpi-zero2w",
     "rpi3",
+    "rpi3-32bit",
     "rpi4",
     "rpi5",
     "x86-gateway",
 )
+BITS_64 = tuple(name for name in ALL if name != "rpi3-32bit")
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +27,7 @@ def profiles() -> dict[str, DeviceProfile]:
     return {name: load_profile(name) for name in profile_ids()}
 
 
-def test_the_nine_device_classes_are_there() -> None:
+def test_the_ten_device_classes_are_there() -> None:
     assert profile_ids() == ALL
 
 
@@ -43,7 +45,7 @@ def test_every_source_is_a_page_or_says_that_it_is_derived_or_chosen(
         assert cited or source.text.startswith(("derived: ", "chosen: ")) or "Shardwire" in source.text, source
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", BITS_64)
 def test_pip_can_install_a_runtime_with_the_cpu_behind_everything_else(
     name: str, profiles: dict[str, DeviceProfile]
 ) -> None:
@@ -52,6 +54,15 @@ def test_pip_can_install_a_runtime_with_the_cpu_behind_everything_else(
     assert onnxruntime.installable_providers == ("CPUExecutionProvider",)
     if len(onnxruntime.providers) > 1:
         assert "CPU is the fallback" in onnxruntime.note
+
+
+def test_a_32_bit_board_has_the_one_runtime_that_there_is_a_wheel_of(profiles: dict[str, DeviceProfile]) -> None:
+    small, large = profiles["rpi3-32bit"], profiles["rpi3"]
+    assert [runtime.name for runtime in small.runtimes] == ["tflite-runtime"]
+    assert "numpy<2" in small.runtimes[0].note
+    assert small.arch == "armv7l"
+    assert small.system.runs_on_stock_image
+    assert small.macs_per_second.float32 < large.macs_per_second.float32
 
 
 @pytest.mark.parametrize("name", ["jetson-nano", "jetson-orin-nano", "phone-mid", "phone-high"])

@@ -296,7 +296,7 @@ def test_text_that_is_no_toml_is_refused() -> None:
     [
         ('"2.0"', "toy.toml: format version 2.0 cannot be read; this release reads 1.x"),
         ('"one"', "toy.toml: format version 'one' is no '<major>.<minor>'"),
-        ("1", "toy.toml: format: expected a version such as '1.1', got 1"),
+        ("1", "toy.toml: format: expected a version such as '1.2', got 1"),
     ],
 )
 def test_another_major_format_is_refused(found: str, message: str) -> None:
@@ -310,7 +310,7 @@ def test_a_newer_minor_format_is_read_with_a_warning_and_its_new_keys_are_ignore
     with caplog.at_level(logging.WARNING):
         profile = parse(newer)
     assert msgspec.structs.replace(profile, format="1.0") == parse()
-    assert "toy.toml: format version 1.7 is newer than 1.1" in caplog.text
+    assert "toy.toml: format version 1.7 is newer than 1.2" in caplog.text
 
 
 _POWER = "[power]\nidle_watts = 2\nbusy_watts = 6.5\n\n[sources]\n"

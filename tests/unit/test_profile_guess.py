@@ -11,6 +11,7 @@ from edge.formats.profile import guess_profile, profile_ids
     [
         ("Raspberry Pi Zero 2 W Rev 1.0\x00", "aarch64", "rpi-zero2w"),
         ("Raspberry Pi 3 Model B Plus Rev 1.3\x00", "aarch64", "rpi3"),
+        ("Raspberry Pi 3 Model B Plus Rev 1.3\x00", "armv7l", "rpi3-32bit"),
         ("Raspberry Pi 4 Model B Rev 1.4\x00", "aarch64", "rpi4"),
         ("Raspberry Pi 400 Rev 1.0", "aarch64", "rpi4"),
         ("Raspberry Pi Compute Module 4 Rev 1.0", "aarch64", "rpi4"),

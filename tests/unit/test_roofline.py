@@ -43,6 +43,8 @@ def _manifest(*layers: Layer) -> Manifest:
         (("MatMulNBits",), "matmul-int8", 1, 0),
         (("Add", "Clip"), "other", 1, 0),
         (("Reshape",), "other", 0, 0),
+        (("DEPTHWISE_CONV_2D", "RELU6", "ADD"), "conv", 1, 1),
+        (("RESHAPE", "FULLY_CONNECTED"), "matmul", 1, 0),
         (("SomethingNew",), "other", 1, 0),
     ],
 )

@@ -17,10 +17,13 @@ from edge.device.graph_names import NodeNames, node_names
 from edge.device.timing import Bench, GaveUp, kernel_owners, random_tensors, share_out, time_shards
 from edge.errors import BundleError, OutOfMemory, StageError
 from edge.formats.bundle import Blob, BoundaryTensor
+from edge.formats.message import RuntimeOffer
 from edge.formats.tensor import Array, TensorSpec
 from edge.runtimes.base import KernelRun, ProfiledRun, StageModel, StageOptions, StageSession
+from edge.runtimes.litert import LiteRt
 from edge.runtimes.onnx import OnnxRuntime
 from edge.runtimes.onnx_profile import parse_profile
+from tests.litert_bundle import make_litert_bundle, make_mixed_bundle
 from tests.tiny_bundle import TinyBundle, make_tiny_bundle
 
 BUNDLE = make_tiny_bundle()
@@ -146,8 +149,8 @@ class Metronome:
     kernels: tuple[tuple[str, float], ...]
     runs: int = 0
 
-    def offer(self) -> object:
-        return None
+    def offer(self) -> RuntimeOffer:
+        return RuntimeOffer(name="onnxruntime", version="1.32.0", providers=())
 
     def load(self, stage: StageModel, options: StageOptions) -> StageSession:
         raise AssertionError("a stage is loaded with the profiler")
@@ -202,16 +205,26 @@ def test_a_bench_stops_when_the_device_has_something_better_to_do(tmp_path: Path
         time_shards(MANIFEST, 0, 2, bench(tmp_path, give_up=lambda: True))
 
 
-def test_a_runtime_without_a_profiler_is_named(tmp_path: Path) -> None:
-    class Bare:
-        def offer(self) -> object:
-            return OnnxRuntime().offer()
+class OneByOne(LiteRt):
+    """LiteRT, which notes what it loads."""
 
-        def load(self, stage: StageModel, options: StageOptions) -> StageSession:
-            raise AssertionError
+    def __init__(self) -> None:
+        self.loaded: list[int] = []
 
-    with pytest.raises(StageError, match="runtime 'onnxruntime' has no profiler"):
-        time_shards(MANIFEST, 0, 2, bench(tmp_path, runtime=Bare()))
+    def load(self, stage: StageModel, options: StageOptions) -> StageSession:
+        self.loaded.append(len(stage.parts))
+        return super().load(stage, options)
+
+
+@pytest.mark.parametrize("mixed", [make_litert_bundle(), make_mixed_bundle(quantized=True)])
+def test_shards_that_are_sessions_of_their_own_are_timed_one_by_one(tmp_path: Path, mixed: TinyBundle) -> None:
+    runtime = OneByOne()
+    wanted = bench(tmp_path, runtime=runtime, read_blob=lambda blob: mixed.blobs[blob.digest])
+    times = time_shards(mixed.manifest, 0, 2, wanted)
+    assert all(seconds > 0 for seconds in times.shard_seconds)
+    assert times.session_seconds == 0
+    assert runtime.loaded == [1, 1]
+    assert time_shards(mixed.manifest, 1, 2, wanted).shard_seconds[0] == -1
 
 
 def _with_tensor(dtype: str, shape: tuple[int | None, ...], size_bytes: int) -> TinyBundle:

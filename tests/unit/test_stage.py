@@ -303,5 +303,10 @@ def test_weights_that_are_missing_are_refused(tiny: TinyBundle, folder: Path) ->
 
 def test_runtimes_are_found_by_name() -> None:
     assert load_runtime("onnxruntime").offer().name == "onnxruntime"
-    with pytest.raises(StageError, match="unknown runtime 'tvm': choose one of onnxruntime"):
+    assert load_runtime("litert").offer().name == "litert"
+    with pytest.raises(StageError, match="unknown runtime 'tvm': choose one of onnxruntime, litert, tflite-runtime"):
         load_runtime("tvm")
+    with pytest.raises(
+        StageError, match=r"'tflite-runtime' is not installed: pip install 'shardwire\[tflite-runtime\]'"
+    ):
+        load_runtime("tflite-runtime")
