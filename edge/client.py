@@ -6,6 +6,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 from types import TracebackType
@@ -13,14 +14,18 @@ from typing import Self
 
 import numpy as np
 
-from edge.client_loop import Cancel, ClientLoop, Submit, Want
+from edge.buckets import Padded, pad
+from edge.client_loop import Cancel, ClientLoop, Submit, Want, WantFile
 from edge.errors import InvalidInput, TransportError, UnknownDeployment
-from edge.formats.bundle import Manifest
+from edge.formats.bundle import Blob, Manifest
 from edge.formats.plan import Deployment
-from edge.formats.tensor import Array, check_inputs
+from edge.formats.streams import is_elsewhere
+from edge.formats.tensor import Array, as_tensor
 from edge.formats.topics import Topics, check_name
 from edge.mqtt import MqttTransport
+from edge.protocol.pending import Place
 from edge.protocol.requests import InferenceResult, Route
+from edge.streams import Serving, Stream
 from edge.transport import Channel
 
 __all__ = ["Client", "InferenceResult"]
@@ -30,6 +35,7 @@ MAX_DEADLINE_SECONDS = 86_400.0
 _HELLO_SECONDS = 0.3
 _LISTEN_SECONDS = 0.3
 _ROUTE_SECONDS = 10.0
+_FILE_SECONDS = 60.0
 _CLOSE_SECONDS = 2.0
 
 
@@ -121,6 +127,31 @@ class Client:
         route = self._await_route(name, timeout_seconds)
         return route.deployment, route.manifest
 
+    def file(self, name: str, blob: Blob, timeout_seconds: float = _FILE_SECONDS) -> bytes:
+        """Return a file of the bundle of a deployment, such as a tokenizer; it is remembered.
+
+        Raises:
+            UnknownDeployment: nothing serves under this name.
+            BundleError: nobody has the file.
+            TransportError: it did not come in time.
+        """
+        self.deployment(name)
+        loop, digest = self._loop, blob.digest
+        with loop.changed:
+            if digest in loop.files.found:
+                return loop.files.found[digest]
+            loop.files.faults.pop(digest, None)
+        loop.events.put(WantFile(name=name, blob=blob))
+        with loop.changed:
+            loop.changed.wait_for(lambda: digest in loop.files.found or digest in loop.files.faults, timeout_seconds)
+            if digest in loop.files.found:
+                return loop.files.found[digest]
+            if digest in loop.files.faults:
+                raise loop.files.faults[digest]
+        raise TransportError(
+            f"file {digest[:19]} of {name} did not come within {timeout_seconds:g} s: is its fleet up?"
+        )
+
     def deployments(self, wait_seconds: float = 1.0) -> tuple[Deployment, ...]:
         """Return what serves in this fleet, after listening for `wait_seconds`."""
         self._transport.subscribe(Channel.CONTROL, self._topics.any_deployment("serving"))
@@ -169,7 +200,8 @@ class Client:
 
         Args:
             name: of the deployment.
-            inputs: every input of the model by name; copied.
+            inputs: every input of the model by name; copied, and padded where the bundle says so. What comes of that in
+                the answer is cut off again.
             deadline_seconds: after which the outcome is `DeadlineExceeded`.
             observe: let every stage tell this client when a frame arrives, for times of each hop by one clock.
             request_id: of a request that an earlier life of this client accepted; a new one by default.
@@ -182,16 +214,30 @@ class Client:
             UnknownDeployment: nothing serves under this name.
             TransportError: the client is closed.
         """
-        arrays = self.check(name, inputs, deadline_seconds=deadline_seconds)
+        padded = self.check(name, inputs, deadline_seconds=deadline_seconds)
+        return self._accept(name, padded, deadline_seconds, observe=observe, request_id=request_id)
+
+    def _accept(
+        self,
+        name: str,
+        padded: Padded,
+        deadline_seconds: float,
+        *,
+        observe: bool,
+        request_id: str | None = None,
+        place: Place | None = None,
+    ) -> "Future[InferenceResult]":
         request_id = request_id or uuid.uuid4().hex
         future: Future[InferenceResult] = Future()
         request = Submit(
             request_id=request_id,
             name=name,
-            inputs=arrays,
+            inputs=padded.inputs,
+            cuts=padded.cuts,
             deadline_seconds=deadline_seconds,
             observe=observe,
             future=future,
+            place=place,
         )
         with self._closing:
             # Not after the loop was told to end: nobody would give it an outcome.
@@ -201,8 +247,15 @@ class Client:
         future.add_done_callback(lambda done: self._forget(request_id) if done.cancelled() else None)
         return future
 
-    def check(self, name: str, inputs: Mapping[str, Array], *, deadline_seconds: float) -> dict[str, Array]:
-        """Return copies of the inputs of a request that could be submitted now.
+    def check(
+        self,
+        name: str,
+        inputs: Mapping[str, Array],
+        *,
+        deadline_seconds: float,
+        kept: AbstractSet[str] = frozenset(),
+    ) -> Padded:
+        """Return copies of the inputs of a request that could be submitted now, padded where the bundle says so.
 
         Raises:
             InvalidInput, UnknownDeployment, TransportError: it could not, see `submit`.
@@ -217,10 +270,8 @@ class Client:
             route = self._await_route(name, min(_ROUTE_SECONDS, deadline_seconds))
         if fault := self._no_door(route.deployment):
             raise InvalidInput(fault)
-        arrays = {key: np.array(value, order="C") for key, value in inputs.items()}
-        if problem := check_inputs(arrays, route.manifest.inputs):
-            raise InvalidInput(problem)
-        return arrays
+        arrays = {key: np.array(as_tensor(value), order="C") for key, value in inputs.items()}
+        return pad(arrays, route.manifest, kept=kept)
 
     def _no_door(self, deployment: Deployment) -> str:
         """Say which device inputs would have to go to through the broker, where this client has doors; else nothing."""
@@ -246,6 +297,45 @@ class Client:
             RequestError: the outcome is no result.
         """
         return self.submit(name, inputs, deadline_seconds=deadline_seconds, observe=observe).result()
+
+    def open_stream(
+        self,
+        name: str,
+        *,
+        deadline_seconds: float = 30.0,
+        observe: bool = False,
+        state: Mapping[str, Array] | None = None,
+    ) -> Stream:
+        """Open a stream of requests that carry the state of a model from each one to the next.
+
+        Args:
+            name: of the deployment; its bundle must say which inputs are states (`shardwire package --state`).
+            deadline_seconds: of each request.
+            observe: as of `submit`.
+            state: what to begin with, from `Stream.state`; zeros by default.
+
+        Raises:
+            InvalidInput: its model carries no state, or not that one.
+            UnknownDeployment: nothing serves under this name.
+            BundleError: its manifest cannot be had, or is malformed.
+            TransportError: its manifest did not come in time, or the client is closed.
+        """
+        check_name(name, what="deployment name")
+
+        def serving() -> Serving:
+            route = self._loop.routes.get(name) or self._await_route(name, _ROUTE_SECONDS)
+            deployment = route.deployment
+            bundle = deployment.manifest.digest if deployment.manifest is not None else ""
+            return Serving(bundle=bundle, manifest=route.manifest, plan=deployment.plan)
+
+        def submit(
+            inputs: Mapping[str, Array], deadline_seconds: float, place: Place | None
+        ) -> "Future[InferenceResult]":
+            kept = frozenset(input for input, array in inputs.items() if is_elsewhere(array)) if place else frozenset()
+            padded = self.check(name, inputs, deadline_seconds=deadline_seconds, kept=kept)
+            return self._accept(name, padded, deadline_seconds, observe=observe, place=place)
+
+        return Stream(serving=serving, submit=submit, deadline_seconds=deadline_seconds, state=state)
 
     def stream(
         self,

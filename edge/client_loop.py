@@ -8,12 +8,14 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from edge.buckets import Cut, cut_back
 from edge.door import DoorLine
 from edge.errors import Cancelled, RequestError, ShardwireError
+from edge.formats.bundle import Blob
 from edge.formats.frame import decode_frame, encode_frame
 from edge.formats.message import Block, Hello, Session, State, Taken, decode_message, encode_message
 from edge.formats.packet import Reassembler, split
@@ -23,7 +25,9 @@ from edge.formats.topics import Topics
 from edge.inbox import Inbox
 from edge.protocol.catalogue import Catalogue, CatalogueAction, Removed, TrialEnded, Tried, Unusable
 from edge.protocol.fetch import AskBlock
+from edge.protocol.files import Files, holders_of_files
 from edge.protocol.needs import frame_limit_bytes
+from edge.protocol.pending import Place
 from edge.protocol.requests import InferenceResult, RequestAction, Requests, Route, SendRequest, Settle
 from edge.transport import (
     Channel,
@@ -45,7 +49,13 @@ _LEAST_FRAME_LIMIT_BYTES = 4 * 1024 * 1024
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Submit:
-    """A request to send."""
+    """A request to send.
+
+    Attributes:
+        inputs: as the model takes them.
+        cuts: what is taken off its answer.
+        place: in a stream whose state devices keep.
+    """
 
     request_id: str
     name: str
@@ -53,6 +63,8 @@ class Submit:
     deadline_seconds: float
     observe: bool
     future: "Future[InferenceResult]"
+    cuts: tuple[Cut, ...] = ()
+    place: Place | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,11 +82,19 @@ class Want:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class WantFile:
+    """A file of the bundle of a deployment whose route is known."""
+
+    name: str
+    blob: Blob
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Close:
     """The end."""
 
 
-ClientEvent = Submit | Cancel | Want | Close
+ClientEvent = Submit | Cancel | Want | WantFile | Close
 
 
 class ClientLoop:
@@ -82,10 +102,10 @@ class ClientLoop:
 
     Attributes:
         events: what it is told; the network threads and the callers put here.
-        changed: notified when `routes` or `faults` change.
+        changed: notified when `routes`, `faults` or `files` change.
         routes: where the requests of each deployment that was asked for go now.
         faults: why a deployment that was asked for cannot be used.
-        catalogue: read it only while `changed` is held.
+        catalogue, files: read them only while `changed` is held.
     """
 
     def __init__(self, *, fleet: str, name: str, doors: Mapping[str, Path]) -> None:
@@ -96,11 +116,13 @@ class ClientLoop:
         self._name = name
         self._topics = Topics(fleet=fleet)
         self.catalogue = Catalogue(reply_to=self._topics.blocks(name))
+        self.files = Files(reply_to=self._topics.blocks(name))
         self._requests = Requests(topics=self._topics, client=name, draw=random.random, connected=False)
         self._reassembler = Reassembler(limit_bytes=_LEAST_FRAME_LIMIT_BYTES)
         self._session = Session(boot=secrets.randbits(31), connect=1)
         self._sequence = itertools.count()
         self._futures: dict[str, Future[InferenceResult]] = {}
+        self._cuts: dict[str, tuple[Cut, ...]] = {}
         self._watched: frozenset[str] = frozenset()
         self._transport: Transport | None = None
         self._doors = {device: DoorLine(path) for device, path in doors.items()}
@@ -113,6 +135,7 @@ class ClientLoop:
             Submit: self._submit,
             Cancel: self._cancel,
             Want: self._want,
+            WantFile: self._want_file,
         }
 
     def start(self, transport: Transport) -> None:
@@ -136,7 +159,7 @@ class ClientLoop:
         while True:
             now = time.monotonic()
             wake = min(self._requests.next_wake(), now + _IDLE_SECONDS)
-            if self.catalogue.fetching:
+            if self.catalogue.fetching or self.files.fetching:
                 wake = min(wake, now + _TICK_SECONDS)
             event = self.events.get(max(0.0, wake - now))
             if isinstance(event, Close):
@@ -156,6 +179,8 @@ class ClientLoop:
             self._act(self._requests.tick(now))
         if self.catalogue.fetching:
             self._follow(self.catalogue.tick(now), now)
+        if self.files.fetching:
+            self._follow_files(lambda: self.files.tick(now))
 
     # -------------------------------------------------------------------------------------------------------- steps
     def _connected(self, event: Connected, now: float) -> None:
@@ -177,11 +202,13 @@ class ClientLoop:
         if event.channel is Channel.DATA:
             self._requests.disconnected()
             self.catalogue.paused()
+            self.files.paused()
 
     def _subscribed(self, event: Subscribed, now: float) -> None:
         # The last of the three: before it nothing is sent, as the answer would be lost.
         if event.filter == self._topics.result(self._name):
             self._follow(self.catalogue.resumed(now), now)
+            self._follow_files(lambda: self.files.resumed(now))
             self._act(self._requests.reconnected(now))
 
     def _received(self, event: Received, now: float) -> None:
@@ -197,7 +224,9 @@ class ClientLoop:
             elif levels == ("ack", self._name):
                 self._requests.taken(decode_message(event.payload, Taken), now)
             elif levels == ("blocks", self._name):
-                self._follow(self.catalogue.block(decode_message(event.payload, Block), now), now)
+                block = decode_message(event.payload, Block)
+                self._follow(self.catalogue.block(block, now), now)
+                self._follow_files(lambda: self.files.block(block, now))
             elif levels[0] == "deployment" and levels[2:] == ("serving",):
                 self._serving(levels[1], event.payload, now)
             elif levels[0] == "deployment" and levels[2:] == ("canary",):
@@ -233,6 +262,8 @@ class ClientLoop:
 
     def _submit(self, event: Submit, now: float) -> None:
         self._futures[event.request_id] = event.future
+        if event.cuts:
+            self._cuts[event.request_id] = event.cuts
         actions = self._requests.submit(
             event.request_id,
             event.name,
@@ -240,16 +271,30 @@ class ClientLoop:
             deadline_seconds=event.deadline_seconds,
             observe=event.observe,
             now=now,
+            place=event.place,
         )
         self._act(actions)
 
     def _cancel(self, event: Cancel, now: float) -> None:
         self._futures.pop(event.request_id, None)
+        self._cuts.pop(event.request_id, None)
         self._act(self._requests.cancel(event.request_id, now))
 
     def _want(self, event: Want, now: float) -> None:
         self._follow_deployment(event.name)
         self._follow(self.catalogue.want(event.name, now), now)
+
+    def _want_file(self, event: WantFile, now: float) -> None:
+        route = self.routes.get(event.name)
+        holders = holders_of_files(route.deployment) if route is not None else ()
+        self._follow_files(lambda: self.files.want(event.blob, holders, now))
+
+    def _follow_files(self, step: Callable[[], list[AskBlock]]) -> None:
+        with self.changed:
+            asks = step()
+            self.changed.notify_all()
+        for ask in asks:
+            self._publish(Channel.DATA, self._topics.fetch(ask.holder), encode_message(ask.request))
 
     def _follow_deployment(self, name: str) -> None:
         for topic in (self._topics.serving(name), self._topics.canary(name)):
@@ -291,11 +336,11 @@ class ClientLoop:
         return line is not None and line.send(topic, packet)
 
     def _settle(self, request_id: str, outcome: InferenceResult | RequestError) -> None:
-        future = self._futures.pop(request_id, None)
+        future, cuts = self._futures.pop(request_id, None), self._cuts.pop(request_id, ())
         if future is None or not future.set_running_or_notify_cancel():
             return
         if isinstance(outcome, InferenceResult):
-            future.set_result(outcome)
+            future.set_result(replace(outcome, outputs=cut_back(outcome.outputs, cuts)) if cuts else outcome)
         else:
             future.set_exception(outcome)
 

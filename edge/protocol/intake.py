@@ -25,6 +25,7 @@ _MAX_RETRY_MS = 2000
 _TELL_SECONDS = 10.0
 _MAX_TTL_MS = 24 * 3600 * 1000
 _MAX_REQUEST_ID = 64
+MAX_SEQUENCE = 1 << 62
 _MAX_ADMITTING = 16
 _SLOT_FACTOR = 4.0
 LEAST_SLOT_SECONDS = 2.0
@@ -173,6 +174,8 @@ class Intake:
             raise FormatError(f"frame: kind {header.kind}, or its request id is not allowed")
         if not 0 <= header.part < header.parts <= MAX_STAGES:
             raise FormatError(f"frame: part {header.part} of {header.parts} is not allowed")
+        if len(header.stream) > _MAX_REQUEST_ID or not -1 <= header.after < header.sequence <= MAX_SEQUENCE:
+            raise FormatError("frame: its place in a stream is not allowed")
         check_name(header.sender, what="sender")
         _check_topic(self.topics, header.reply_to, "result")
         if header.observer:

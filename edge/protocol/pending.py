@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from edge.errors import DeadlineExceeded, RequestError
-from edge.formats.frame import FrameHeader, Hop
-from edge.formats.tensor import Array
+from edge.formats.frame import Frame, FrameHeader, Hop
+from edge.formats.tensor import Array, check_inputs
 from edge.formats.topics import Topics
-from edge.protocol.ways import Route, Ways, devices_of
+from edge.protocol.ways import Route, Ways, devices_of, steps_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +33,20 @@ class InferenceResult:
     attempts: int
     epoch: str
     steps: tuple[tuple[int, ...], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """Where a request is in a stream whose state devices keep, see `FrameHeader`.
+
+    Attributes:
+        kept: outputs that are states and stay where they are.
+    """
+
+    stream: str
+    sequence: int
+    after: int
+    kept: frozenset[str]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,6 +110,7 @@ class Pending:
         died_at: monotonic seconds of the last of them.
         settled: it has its outcome, or was cancelled.
         taken: for each stage, when its ack came, from the last send.
+        place: in a stream whose state devices keep; None for others.
     """
 
     request_id: str
@@ -124,6 +139,7 @@ class Pending:
     died_at: float = -math.inf
     settled: bool = False
     taken: dict[int, float] = field(default_factory=dict)
+    place: Place | None = None
 
     @property
     def in_flight(self) -> bool:
@@ -182,6 +198,34 @@ class Pending:
             stage=0,
             codec=route.deployment.codec,
             observer=topics.ack(client) if self.observe else "",
+            stream=self.place.stream if self.place is not None else "",
+            sequence=self.place.sequence if self.place is not None else 0,
+            after=self.place.after if self.place is not None else -1,
+        )
+
+    def is_answer(self, tensors: Mapping[str, Array], route: Route) -> bool:
+        """Whether tensors are what the model of a plan gives, but for the states that devices keep."""
+        kept = self.place.kept if self.place is not None else frozenset()
+        given = {name: array for name, array in tensors.items() if name not in kept}
+        return check_inputs(given, [spec for spec in route.manifest.outputs if spec.name not in kept]) is None
+
+    def result(self, frame: Frame, route: Route | None, now: float) -> InferenceResult:
+        """Return its outcome.
+
+        Args:
+            frame: that brought it.
+            route: of the plan that answered, where it is known.
+            now: monotonic seconds.
+        """
+        kept = self.place.kept if self.place is not None else frozenset()
+        return InferenceResult(
+            outputs={name: array for name, array in frame.tensors.items() if name not in kept},
+            trace=frame.header.trace,
+            latency_seconds=now - self.submitted,
+            taken_seconds=tuple(self.taken.get(hop.stage) for hop in frame.header.trace),
+            attempts=self.sends,
+            epoch=frame.header.epoch,
+            steps=steps_of(route),
         )
 
     def too_late(self) -> DeadlineExceeded:

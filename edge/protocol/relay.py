@@ -111,6 +111,8 @@ class Relay:
 
     def _receiver(self, onward: Onward, header: FrameHeader, now: float) -> str:
         """Return which device gets a frame; parts of one request must meet, whoever sends them."""
+        if header.stream:  # whoever keeps its state
+            return self._runners.meet(onward.runners, header.stream, 0, standbys=onward.standbys)
         if onward.hand.parts > 1:
             return self._runners.meet(onward.runners, header.request_id, header.attempt, standbys=onward.standbys)
         key = FrameKey(header.request_id, header.attempt, header.stage)

@@ -12,14 +12,14 @@ from edge.errors import REQUEST_ERRORS, Busy, Gone, RequestError, StageFailed
 from edge.formats.frame import Frame, FrameError, FrameHeader
 from edge.formats.message import State, Taken
 from edge.formats.plan import MAX_STAGES, Stage
-from edge.formats.tensor import Array, check_inputs
+from edge.formats.tensor import Array
 from edge.formats.topics import Topics
 from edge.protocol.latencies import Patience
-from edge.protocol.pending import AskServing, InferenceResult, Pending, RequestAction, SendRequest, Settle
+from edge.protocol.pending import AskServing, InferenceResult, Pending, Place, RequestAction, SendRequest, Settle
 from edge.protocol.runners import FrameKey, Runners
 from edge.protocol.suspects import Trials, acquit, note_death, verdict
 from edge.protocol.timers import Timers
-from edge.protocol.ways import Route, Ways, is_whole, steps_of
+from edge.protocol.ways import Route, Ways, is_whole
 
 __all__ = ["AskServing", "InferenceResult", "RequestAction", "Requests", "Route", "SendRequest", "Settle"]
 
@@ -127,6 +127,7 @@ class Requests:
         deadline_seconds: float,
         observe: bool,
         now: float,
+        place: Place | None = None,
     ) -> list[RequestAction]:
         """Take a request and send it as soon as the window of its deployment has room."""
         self._pending[request_id] = Pending(
@@ -137,6 +138,7 @@ class Requests:
             deadline=now + deadline_seconds,
             deadline_seconds=deadline_seconds,
             observe=observe,
+            place=place,
         )
         self._deadlines.set(request_id, now + deadline_seconds)
         self._queued.setdefault(name, deque()).append(request_id)
@@ -294,6 +296,8 @@ class Requests:
         avoid = pending.sent_to if silent or (pending.last_error not in ("", "timeout") and not full) else ""
         if told := [device for device in self._trials.witnesses(pending) if device in first.devices]:
             return told[0]
+        if pending.place is not None:  # whoever keeps the state of its stream
+            return self._runners.meet(first.runners, pending.place.stream, 0, standbys=first.standbys)
         key = FrameKey(pending.request_id, pending.attempt, 0)
         return self._runners.choose(first.runners, key, now, standbys=first.standbys, avoid=avoid)
 
@@ -316,23 +320,14 @@ class Requests:
         route = ways.find(epoch) if ways is not None else None
         if route is None and pending.route is not None and pending.route.epoch == epoch:
             route = pending.route
-        if route is not None and check_inputs(frame.tensors, route.manifest.outputs) is not None:
+        if route is not None and not pending.is_answer(frame.tensors, route):
             if self._is_tried(pending, epoch):
                 return self._fall_back(pending, StageFailed.code, now)
             return self._retry(pending, StageFailed.code, _RETRY_SECONDS, now, again=True)
         if not frame.header.attempt:
             # Of later attempts nobody knows whether a stage had their result already (Karn's rule).
             self._patience.answered(pending.name, now - pending.first_sent_at)
-        result = InferenceResult(
-            outputs=frame.tensors,
-            trace=frame.header.trace,
-            latency_seconds=now - pending.submitted,
-            taken_seconds=tuple(pending.taken.get(hop.stage) for hop in frame.header.trace),
-            attempts=pending.sends,
-            epoch=epoch,
-            steps=steps_of(route),
-        )
-        return self._settle(pending, result, now)
+        return self._settle(pending, pending.result(frame, route, now), now)
 
     def _error(self, pending: Pending, header: FrameHeader, error: FrameError, now: float) -> list[RequestAction]:
         if self._is_tried(pending, header.epoch):

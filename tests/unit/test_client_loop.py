@@ -1,15 +1,18 @@
 """The client's loop: what it asks of the broker, and that nobody waits for ever; without a network."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 
 import pytest
 
 import edge.client
+from edge.buckets import Padded, pad
 from edge.client import Client
 from edge.client_loop import ClientLoop, Want
 from edge.errors import TransportError
+from edge.formats.bundle import Manifest
 from edge.formats.plan import encode_deployment
-from edge.formats.tensor import Array, TensorSpec
+from edge.formats.tensor import Array
 from edge.formats.topics import Topics
 from edge.protocol.requests import Route
 from edge.transport import Channel, MemoryBroker, MemoryTransport, Publication, TransportEvent
@@ -47,10 +50,11 @@ def test_a_request_that_meets_the_end_of_its_client_is_refused(monkeypatch: pyte
     client._loop.start(client._transport)
     client._loop.routes["tiny"] = Route(deployment=DEPLOYMENT, manifest=BUNDLE.manifest)
 
-    def close(_inputs: Mapping[str, Array], _specs: Sequence[TensorSpec]) -> None:
+    def close(inputs: Mapping[str, Array], manifest: Manifest, *, kept: AbstractSet[str]) -> Padded:
         client.close()
+        return pad(inputs, manifest, kept=kept)
 
-    monkeypatch.setattr(edge.client, "check_inputs", close)
+    monkeypatch.setattr(edge.client, "pad", close)
     with pytest.raises(TransportError, match="the client is closed"):
         client.submit("tiny", {"x": make_input(1)})
 
