@@ -18,7 +18,8 @@ from edge.client import Client
 from edge.formats.message import DeployRequest
 from edge.formats.plan import Constraints
 from edge.formats.tensor import Array
-from edge.preprocess import prepare_image, read_labels
+from edge.processing.answer import read_labels
+from edge.processing.prepare import prepare_image
 from edge.protocol.requests import InferenceResult
 from host.answers import load_whole, read_tensors
 from host.broker import BrokerKind, RunningBroker, choose_broker, start_broker
@@ -197,14 +198,15 @@ def _photos(bundle: OpenBundle) -> list[Photo]:
     from host.ingest.zoo import photo_paths
 
     manifest = bundle.manifest
-    if manifest.preprocess is None or manifest.labels is None:
+    recipe, names = manifest.processing.photo, manifest.processing.classes
+    if recipe is None or names is None:
         raise FleetError(f"bundle {manifest.name!r} takes no photos")
     paths = {int(path.stem.rpartition("_")[2]): path for path in photo_paths()}
     return [
         Photo(
             path=paths[number],
-            label=manifest.labels.names[number],
-            tensor=prepare_image(manifest.preprocess, paths[number].read_bytes(), where=str(paths[number])),
+            label=names[number],
+            tensor=prepare_image(recipe, paths[number].read_bytes(), where=str(paths[number])),
         )
         for number in PHOTOS
     ]
@@ -214,15 +216,16 @@ def _classify(client: Client, bundle: OpenBundle, tolerance: float) -> list[Answ
     """Send every photo through the fleet and through the unsplit model on this machine."""
     manifest = bundle.manifest
     photos = _photos(bundle)
-    if manifest.preprocess is None or manifest.labels is None:
+    recipe = manifest.processing.photo
+    if recipe is None:
         return []
     whole = load_whole(bundle)
     answers = []
     for photo in photos:
-        inputs = {manifest.preprocess.input: photo.tensor}
+        inputs = {recipe.name: photo.tensor}
         result = client.infer(manifest.name, inputs, observe=True)
         error, mismatch = differs(result.outputs, whole.run(inputs), tolerance=tolerance)
-        ((label, probability),) = read_labels(manifest.labels, result.outputs, top=1)
+        ((label, probability),) = read_labels(manifest.processing, result.outputs, top=1)
         answers.append(
             Answer(
                 deployment=manifest.name,

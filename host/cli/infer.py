@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,27 +12,31 @@ from typing import Annotated, Any
 import typer
 
 from edge.client import Client
-from edge.errors import InvalidInput, RequestError, StoreError, TransportError
+from edge.errors import RequestError, StoreError, TransportError
 from edge.formats.bundle import Manifest
-from edge.formats.tensor import Array, check_inputs
 from edge.formats.topics import check_name
 from edge.outbox import DurableClient, Outbox
-from edge.preprocess import read_labels
+from edge.processing.answer import read_answers
+from edge.processing.values import Answer, Prepared
 from edge.protocol.requests import InferenceResult
-from host.cli.console import err, out, print_json, read_inputs
+from edge.streams import is_carried
+from host.cli.console import err, out, print_json
+from host.cli.given import Request, read_requests
 from host.cli.options import DEFAULT_BROKER, DEFAULT_FLEET, Broker, Fleet, Json, quiet_transport
-from host.cli.run import describe
+from host.cli.shown import lines_of, record_of
 from host.cli.signals import terminated_as_exit
 from host.errors import FleetError
 from host.fleet.hops import hop_times
 
 _KNOWN_SECONDS = 3.0
 _MANIFEST_SECONDS = 60.0
+_TAG_LETTERS = 1000
 
 
 def command(
     name: Annotated[str, typer.Argument(help="Deployment.")],
-    files: Annotated[list[Path] | None, typer.Argument(help="Photos, or .npz files with the input tensors.")] = None,
+    files: Annotated[list[Path] | None, typer.Argument(help="Photos, WAV, .txt, or .npz files with tensors.")] = None,
+    text: Annotated[list[str] | None, typer.Option("--text", help="A text for the model. May be repeated.")] = None,
     inputs: Annotated[list[Path] | None, typer.Option(help="One more .npz file with the input tensors.")] = None,
     stream: Annotated[bool, typer.Option("--stream", help="Keep several requests in flight.")] = False,
     window: Annotated[int, typer.Option(min=1, max=1024, help="How many, with --stream.")] = 4,
@@ -57,12 +61,12 @@ def command(
     fleet: Fleet = DEFAULT_FLEET,
     json: Json = False,
 ) -> None:
-    """Send photos or tensors through a deployment."""
+    """Send photos, sounds, texts or tensors through a deployment."""
     quiet_transport()
     check_name(name, what="deployment name")
     paths = [*(files or []), *(inputs or [])]
-    if not paths and outbox is None:
-        raise typer.BadParameter("give photos or .npz files", param_hint="FILES")
+    if not paths and not text and outbox is None:
+        raise typer.BadParameter("give photos, WAV or .npz files, or --text", param_hint="FILES")
     doors = _doors(door or ())
     with contextlib.ExitStack() as stack:
         stack.enter_context(terminated_as_exit())
@@ -72,24 +76,55 @@ def command(
         )
         manifest = _manifest(client, name)
         # Read before anything is sent: one bad file among many stops the whole command, not half of it.
-        requests = [_request(path, manifest) for path in paths]
+        requests = read_requests(paths, text or [], manifest, read=lambda blob: client.file(name, blob))
         screen = _Screen(manifest=manifest, top=top, quiet=json)
         if kept is None:
-            depth = window if stream else 1
-            results = client.stream(name, requests, window=depth, deadline_seconds=deadline, observe=True)
-            records = list(_shown(paths, results, screen))
+            send = _sender(requests, manifest)
+            results = send(client, name, requests, deadline, window if stream else 1)
+            records = list(_shown(requests, results, screen))
         else:
             durable = DurableClient(client, kept)
             futures = list(durable.resume().values())
-            for path, tensors in zip(paths, requests, strict=True):
-                futures.append(durable.submit(name, tensors, deadline_seconds=deadline, tag=str(path)))
-            records = _durable(futures, kept, screen)
+            known: dict[str, Prepared] = {}
+            for request in requests:
+                tag = request.shown[:_TAG_LETTERS]
+                known[tag] = request.prepared
+                futures.append(durable.submit(name, request.prepared.tensors, deadline_seconds=deadline, tag=tag))
+            records = _durable(futures, kept, known, screen)
     if json:
         print_json(records)
 
 
-def _durable(futures: Sequence[Future[InferenceResult]], outbox: Outbox, shown: _Screen) -> list[dict[str, Any]]:
-    """Show the answers as they come; a request leaves the outbox once its answer was shown."""
+def _sender(requests: Sequence[Request], manifest: Manifest) -> Callable[..., Iterator[InferenceResult]]:
+    """Requests that leave the states of their model to a stream are one."""
+    is_stream = all(is_carried(request.prepared.tensors, manifest) for request in requests)
+    return _in_stream if is_stream else _side_by_side
+
+
+def _side_by_side(
+    client: Client, name: str, requests: Sequence[Request], deadline: float, window: int
+) -> Iterator[InferenceResult]:
+    """Send requests that have nothing to do with each other."""
+    tensors = (request.prepared.tensors for request in requests)
+    return client.stream(name, tensors, window=window, deadline_seconds=deadline, observe=True)
+
+
+def _in_stream(
+    client: Client, name: str, requests: Sequence[Request], deadline: float, _window: int
+) -> Iterator[InferenceResult]:
+    """Send requests one after another, each with the state that the one before it left."""
+    with client.open_stream(name, deadline_seconds=deadline, observe=True) as stream:
+        for request in requests:
+            yield stream.infer(request.prepared.tensors)
+
+
+def _durable(
+    futures: Sequence[Future[InferenceResult]], outbox: Outbox, known: Mapping[str, Prepared], shown: _Screen
+) -> list[dict[str, Any]]:
+    """Show the answers as they come; a request leaves the outbox once its answer was shown.
+
+    Of one that an earlier command left there it is not known where its image lay in the photo.
+    """
     records: list[dict[str, Any]] = []
     failed = ""
     for future in futures:
@@ -100,7 +135,7 @@ def _durable(futures: Sequence[Future[InferenceResult]], outbox: Outbox, shown: 
                 failed = f"{settled.tag}: {settled.outcome}"
                 err.print(failed, markup=False, soft_wrap=True)
             else:
-                records.append(shown.show(Path(settled.tag), settled.outcome))
+                records.append(shown.show(settled.tag, settled.outcome, known.get(settled.tag)))
             outbox.forget(settled.row)
     if failed:
         raise FleetError("not every request has an answer, see above")
@@ -124,13 +159,6 @@ def _manifest(client: Client, name: str) -> Manifest:
     return client.deployment(name, timeout_seconds=_MANIFEST_SECONDS)[1]
 
 
-def _request(path: Path, manifest: Manifest) -> Mapping[str, Array]:
-    tensors = read_inputs(path, manifest)
-    if fault := check_inputs(tensors, manifest.inputs):
-        raise InvalidInput(f"{path}: {fault}")
-    return tensors
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Screen:
     """Shows answers, unless they are for a program.
@@ -144,33 +172,32 @@ class _Screen:
     top: int
     quiet: bool
 
-    def show(self, path: Path, result: InferenceResult) -> dict[str, Any]:
+    def show(self, source: str, result: InferenceResult, prepared: Prepared | None) -> dict[str, Any]:
         """Print one answer and return its record."""
-        labels = self.manifest.labels
-        answers = [] if labels is None else read_labels(labels, result.outputs, top=self.top)
+        answers = read_answers(self.manifest.processing, result.outputs, prepared=prepared, top=self.top)
         if not self.quiet:
-            _print(path, result, answers)
-        return _record(path, result, answers)
+            _print(source, result, answers)
+        return _record(source, result, answers)
 
 
-def _shown(paths: Sequence[Path], results: Iterator[InferenceResult], screen: _Screen) -> Iterator[dict[str, Any]]:
+def _shown(
+    requests: Sequence[Request], results: Iterator[InferenceResult], screen: _Screen
+) -> Iterator[dict[str, Any]]:
     """Show each answer as it comes and yield its record."""
-    for path in paths:
+    for request in requests:
         try:
             result = next(results)
         except StopIteration as error:
-            raise FleetError(f"{path}: the client ended without an answer") from error
-        yield screen.show(path, result)
+            raise FleetError(f"{request.shown}: the client ended without an answer") from error
+        yield screen.show(request.shown, result, request.prepared)
 
 
-def _print(path: Path, result: InferenceResult, answers: Sequence[tuple[str, float]]) -> None:
-    latency = f"{result.latency_seconds * 1e3:.1f} ms"
-    if not answers:
-        shown = "; ".join(describe(name, array) for name, array in result.outputs.items())
-        out.print(f"{path.name}: {shown}, {latency}", markup=False, soft_wrap=True)
-    for place, (label, probability) in enumerate(answers):
-        tail = f", {latency}" if place == 0 else ""
-        out.print(f"{path.name}: {label}, {probability:.3f}{tail}", markup=False, soft_wrap=True)
+def _print(source: str, result: InferenceResult, answers: Sequence[Answer]) -> None:
+    name = Path(source).name if "/" in source and Path(source).suffix else source
+    for place, (words, score) in enumerate(lines_of(answers, result.outputs)):
+        rating = "" if score is None else f", {score:.3f}"
+        tail = f", {result.latency_seconds * 1e3:.1f} ms" if place == 0 else ""
+        out.print(f"{name}: {words}{rating}{tail}", markup=False, soft_wrap=True)
     out.print(f"  {timeline(result)}", style="dim", markup=False, soft_wrap=True)
 
 
@@ -197,10 +224,11 @@ def _ms(seconds: float | None) -> str:
     return "?" if seconds is None else f"{seconds * 1e3:.1f}"
 
 
-def _record(path: Path, result: InferenceResult, answers: Sequence[tuple[str, float]]) -> dict[str, Any]:
+def _record(source: str, result: InferenceResult, answers: Sequence[Answer]) -> dict[str, Any]:
     return {
-        "file": str(path),
-        "labels": [{"label": label, "probability": probability} for label, probability in answers],
+        "file": source,
+        "labels": [],
+        **record_of(answers),
         "outputs": {name: list(array.shape) for name, array in result.outputs.items()},
         "latency_seconds": result.latency_seconds,
         "attempts": result.attempts,

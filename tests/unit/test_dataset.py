@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edge.formats.preprocess import Normalise, Preprocess, Resize
+from edge.formats.processing import InputRecipe
+from edge.formats.steps import DecodeImage, Layout, Normalise, Resize
 from host.compress.data import image_folder
 from host.compress.data.dataset import Dataset, load_dataset
 from host.errors import DatasetError
@@ -23,14 +24,14 @@ TOKENS = (
     InputSpec(name="attention_mask", dtype="int64", shape=("batch", 6)),
     InputSpec(name="token_type_ids", dtype="int64", shape=("batch", 6)),
 )
-PREPARE = Preprocess(
-    input="x",
-    colour="RGB",
+PREPARE = InputRecipe(
+    name="x",
     steps=(
+        DecodeImage(colour="RGB"),
         Resize(width=4, height=4, resample="nearest"),
         Normalise(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),
+        Layout(to="NCHW"),
     ),
-    layout="NCHW",
 )
 HERE = "tests.unit.test_dataset"
 

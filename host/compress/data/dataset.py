@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edge.formats.preprocess import Preprocess
+from edge.formats.processing import InputRecipe
 from edge.formats.tensor import Array
 from host.compress.data import image_folder, sample_arrays, sample_callable, token_table
 from host.compress.data.samples import Class, Held, Label, Rows, Sample, TensorNeed, as_label
@@ -204,7 +204,7 @@ class _Kind:
 
     form: str
     is_meant: Callable[[str], bool]
-    load: Callable[[str, Sequence[TensorNeed], Preprocess | None, Sequence[str] | None], Rows]
+    load: Callable[[str, Sequence[TensorNeed], InputRecipe | None, Sequence[str] | None], Rows]
 
 
 _KINDS = (
@@ -237,7 +237,7 @@ def load_dataset(
     source: str | Path,
     *,
     specs: Sequence[TensorNeed],
-    preprocess: Preprocess | None = None,
+    preprocess: InputRecipe | None = None,
     labels: Sequence[str] | None = None,
 ) -> Dataset:
     """Open a dataset.
@@ -245,7 +245,7 @@ def load_dataset(
     Args:
         source: A folder of images, an ``.npz`` or ``.csv`` file, or ``package.module:function``.
         specs: What the model takes.
-        preprocess: From a photo to the model's input; needed for images only.
+        preprocess: Recipe from a photo to the model's input; needed for images only.
         labels: Names of the classes in order, for folders that are named by class.
 
     Raises:

@@ -10,8 +10,9 @@ from pathlib import Path
 import msgspec
 
 from edge.errors import ShardwireError
-from edge.formats.preprocess import Preprocess
-from edge.preprocess import MAX_IMAGE_BYTES, prepare_image
+from edge.formats.processing import InputRecipe
+from edge.processing.image import MAX_IMAGE_BYTES
+from edge.processing.prepare import prepare_image
 from host.compress.data.samples import MAX_SAMPLES, Class, Sample, TensorNeed, fitted
 from host.errors import DatasetError
 from host.model import Tensors
@@ -39,7 +40,7 @@ class ImageFolder:
         folder: Path,
         files: Sequence[tuple[Path, Class]],
         needs: Sequence[TensorNeed],
-        preprocess: Preprocess,
+        preprocess: InputRecipe,
         notes: tuple[str, ...],
     ) -> None:
         self.name = folder.name
@@ -84,7 +85,7 @@ class ImageFolder:
             raise
         except ShardwireError as error:
             raise DatasetError(str(error)) from error
-        return fitted({self._preprocess.input: pixels}, self._needs, where)
+        return fitted({self._preprocess.name: pixels}, self._needs, where)
 
     def _content(self, index: int) -> bytes:
         file = self._files[index]
@@ -97,7 +98,7 @@ class ImageFolder:
 
 
 def load(
-    folder: Path, needs: Sequence[TensorNeed], *, preprocess: Preprocess | None, labels: Sequence[str] | None
+    folder: Path, needs: Sequence[TensorNeed], *, preprocess: InputRecipe | None, labels: Sequence[str] | None
 ) -> ImageFolder:
     """List a folder of images.
 
@@ -117,9 +118,9 @@ def load(
     """
     if preprocess is None:
         raise DatasetError(f"{folder}: images need the preprocessing of the model; without it give an .npz file")
-    if [need.name for need in needs] != [preprocess.input]:
+    if [need.name for need in needs] != [preprocess.name]:
         names = ", ".join(need.name for need in needs)
-        raise DatasetError(f"{folder}: images are for the one input {preprocess.input!r}, but the model takes {names}")
+        raise DatasetError(f"{folder}: images are for the one input {preprocess.name!r}, but the model takes {names}")
     try:
         entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
         images = [entry for entry in entries if _is_image(entry)]

@@ -3,10 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import overload
+from typing import Protocol, overload
 
 from host.compress.data.dataset import Dataset
-from host.model import Ingested, Tensors
+from host.model import Tensors
+
+
+class Sampled(Protocol):
+    """What ingest learnt about a model of any format, as far as its inputs go; see `host.model.Ingested`."""
+
+    @property
+    def samples(self) -> Sequence[Tensors]:
+        """Inputs for verification and calibration."""
+
+    @property
+    def holdout(self) -> Sequence[Tensors]:
+        """Inputs that calibration never sees."""
+
+    @property
+    def holdout_groups(self) -> Sequence[str]:
+        """What each of those was taken from."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """Things the user should hear."""
 
 
 class Lazy(Sequence[Tensors]):
@@ -40,7 +60,7 @@ def chosen(samples: Sequence[Tensors], places: Sequence[int]) -> Sequence[Tensor
     return Lazy(samples.__getitem__, places)
 
 
-def own_samples(ingested: Ingested) -> Dataset:
+def own_samples(ingested: Sampled) -> Dataset:
     """What a model is judged on without other data: its holdout, else the samples that it was calibrated with."""
     if ingested.holdout:
         groups = ingested.holdout_groups or None

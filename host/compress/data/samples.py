@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from edge.formats.tensor import DTYPES, Array
+from edge.formats.tensor import DTYPES, Array, pack
 from host.errors import DatasetError
 from host.model import Tensors
 
@@ -169,4 +169,4 @@ def _fits(have: tuple[int, ...], want: tuple[int | str | None, ...] | None) -> b
 
 def _add_array(total: hashlib._Hash, name: str, array: Array) -> None:
     total.update(f"{name}:{array.dtype.str}:{array.shape}:".encode())
-    total.update(np.ascontiguousarray(array).tobytes())
+    total.update(pack(name, array))
