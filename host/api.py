@@ -45,13 +45,14 @@ from host.compress.recipe import (
 )
 from host.compress.report.records import Report
 from host.compress.report.summary import Judge, full_report, machine, pass_row
-from host.compress.search.search import Wish
+from host.compress.search.onnx_workpiece import OnnxWorkpiece
+from host.compress.search.search import Found, Wish
 from host.compress.search.search import search as find
 from host.compress.search.trial import TrialCache, default_cache_folder
 from host.compression import material_for
-from host.errors import RecipeError
+from host.errors import RecipeError, UnsupportedModelError
 from host.figures import measure
-from host.ingest import ingest
+from host.ingest import ingest, is_tflite
 from host.ingest.inputs import input_specs
 from host.model import Ingested, Model, Tensors, to_bytes
 from host.passes import optimise
@@ -129,7 +130,13 @@ def load(source: str, *, inputs: str | None = None, shapes: Mapping[str, int | t
 
     Raises:
         IngestError: The source or the inputs cannot be read.
+        UnsupportedModelError: It is a TFLite file, which has no graph that these steps could change.
     """
+    if is_tflite(source):
+        raise UnsupportedModelError(
+            f"{source}: these steps change ONNX graphs; quantize a TFLite file with host.compression.compress_model, "
+            "or load the model that it was converted from"
+        )
     found = ingest(source, shapes=shapes or {}, inputs=inputs)
     model = normalise(found.model)
     figures = measure(model, found.golden[0].inputs, timed=True)
@@ -161,7 +168,7 @@ def load_dataset(source: str, step: Step) -> Dataset:
     return datasets.load_dataset(
         source,
         specs=input_specs(step.source.model.ir),
-        preprocess=step.source.preprocess,
+        preprocess=step.source.processing.photo,
         labels=step.source.labels,
     )
 
@@ -297,7 +304,7 @@ def search(
         budget=str(wish.budget),
     )
     return dataclasses.replace(
-        step, model=made.model, base=found.prepared.optimised, recipe=made.recipe, learned=made.learned, report=report
+        step, model=made.model, base=_optimised(found), recipe=made.recipe, learned=made.learned, report=report
     )
 
 
@@ -308,6 +315,11 @@ _EPOCHS = 5
 def _prepared(step: Step, model: Model | None = None) -> Prepared:
     model = step.model if model is None else model
     return Prepared(ingested=step.source, normal=model, optimised=model, outcomes=())
+
+
+def _optimised(found: Found) -> Model | None:
+    """What the recipes of a search begin with, where that is an ONNX graph."""
+    return found.workpiece.prepared.optimised if isinstance(found.workpiece, OnnxWorkpiece) else None
 
 
 def _check_unquantized(step: Step, what: str) -> None:

@@ -1,21 +1,20 @@
 """From a model and a budget or recipe to a compressed model, the recipe that reproduces it, and the proof.
 
-A *compression* is a folder: ``model.onnx``, ``recipe.toml`` and, where data changed weights, ``recipe.safetensors``;
-``report.json`` and, where its packages are installed, ``report.html``.
+A *compression* is a folder: ``model.onnx`` or ``model.tflite``, ``recipe.toml`` and, where data changed weights,
+``recipe.safetensors``; ``report.json`` and, where its packages are installed, ``report.html``.
 """
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING
 
 from edge.formats.profile import DeviceProfile, load_profile
 from host import staging
 from host.compress.data.dataset import Dataset, load_dataset
-from host.compress.data.inputs import inputs_of, own_samples
+from host.compress.data.inputs import Sampled, inputs_of, own_samples
 from host.compress.emulate.emulator import Emulator
 from host.compress.judge.budget import Budget
 from host.compress.learned import SUFFIX, load_learned
@@ -25,16 +24,19 @@ from host.compress.recover import Lesson, Progress
 from host.compress.report.page import html_report
 from host.compress.report.records import REPORT_FILE, Evaluation, Report, encode_report
 from host.compress.report.summary import Judge, full_report
-from host.compress.search.candidates import PRUNE_RATIOS
-from host.compress.search.front import Objective
-from host.compress.search.proving import Material
+from host.compress.request import RECIPE, CompressRequest, check_request
 from host.compress.search.search import Found, Wish, search
 from host.compress.search.trial import TrialCache, default_cache_folder
+from host.compress.search.workpiece import Material
 from host.errors import DatasetError, PackageError
-from host.ingest import ingest
-from host.ingest.inputs import input_specs
+from host.ingest import ingest, require_litert
+from host.ingest.inputs import InputSpec, input_specs
 from host.model import Ingested, to_bytes
 from host.oci import write_file
+
+if TYPE_CHECKING:
+    from edge.formats.processing import Processing
+    from host.tflite.quantize_compress import TfliteCompressed
 
 CALIBRATION_SAMPLES = 128
 """Taken from the data, and never judged on, where a model comes without inputs of its own."""
@@ -48,57 +50,6 @@ EMULATED_SAMPLES = 64
 LEAST_TRAINING_SAMPLES = 256
 """With fewer, training may learn them by heart, and the report says so."""
 
-RECIPE = "recipe.toml"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CompressRequest:
-    """What to compress, how, and where to.
-
-    Attributes:
-        source: As for `host.package.PackageRequest`.
-        profile: Profile id or path.
-        target: Folder of the compression.
-        budget: What must be kept; None applies the recipe as it is.
-        recipe: Recipe file; None with a budget.
-        quantize: Mode, where there is neither budget nor recipe; what the profile prefers when None.
-        data: Dataset to judge on; the model's own samples when None.
-        training: Dataset to recover on after pruning; None leaves training out of a search.
-        inputs: Samples to calibrate with.
-        shapes: Sizes for dynamic dimensions.
-        ratios: Shares of channels that a search tries to prune.
-        epochs: Of training after pruning.
-        augment: Whether training shifts and mirrors images.
-        threads: For training; with one the same machine gives the same bytes.
-        objective: What the best is measured by.
-        confidence: Of the intervals.
-        thorough: Whether a search goes on after the first idea that keeps the budget.
-        measure_on: ``aarch64``: judge the result on an emulated processor of the profile, too.
-        cached: Whether trials are kept for the next search.
-        replace: Whether a compression at `target` may be replaced.
-    """
-
-    source: str
-    profile: str
-    target: Path
-    budget: str | None = None
-    recipe: Path | None = None
-    quantize: str | None = None
-    data: str | None = None
-    training: str | None = None
-    inputs: str | None = None
-    shapes: Mapping[str, int | tuple[int, ...]] = field(default_factory=dict)
-    ratios: tuple[float, ...] = PRUNE_RATIOS
-    epochs: int = 5
-    augment: bool = False
-    threads: int = 1
-    objective: Objective = "balanced"
-    confidence: float = 0.95
-    thorough: bool = False
-    measure_on: Literal["aarch64"] | None = None
-    cached: bool = True
-    replace: bool = False
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Compression:
@@ -111,7 +62,7 @@ class Compression:
     """
 
     folder: Path
-    compressed: Compressed
+    compressed: Compressed | TfliteCompressed
     report: Report
 
 
@@ -128,16 +79,33 @@ def compress_model(request: CompressRequest, *, say: Say = silent, progress: Pro
         UserError: The model, data, recipe or target does not allow it; nothing is written.
     """
     profile = load_profile(request.profile)
-    _check(request)
+    check_request(request)
     budget = Budget.parse(request.budget) if request.budget is not None else None
-    recipe = load_recipe(request.recipe) if request.recipe is not None else recipe_for(profile, request.quantize)
+    recipe = (
+        load_recipe(request.recipe)
+        if request.recipe
+        else recipe_for(profile, request.quantize, tflite=request.is_tflite)
+    )
+    make = _from_tflite if request.is_tflite else _from_graph
+    compressed, report = make(request, profile, recipe, budget, say, progress)
+    say(f"writing {request.target}")
+    _write(request, compressed, report)
+    return Compression(folder=request.target, compressed=compressed, report=report)
+
+
+def _from_graph(
+    request: CompressRequest,
+    profile: DeviceProfile,
+    recipe: Recipe,
+    budget: Budget | None,
+    say: Say,
+    progress: Progress | None,
+) -> tuple[Compressed, Report]:
+    """Compress what ONNX Runtime runs."""
     say("reading the model")
     ingested = ingest(request.source, shapes=request.shapes, inputs=request.inputs)
-    material = _material(request, ingested, progress)
-    if budget is not None and budget.needs_labels and material.dataset.label(0) is None:
-        raise DatasetError(
-            f"{material.dataset.where(0)} has no label, which {budget} needs; agreement, cosine and snr need none"
-        )
+    specs = input_specs(ingested.model.ir)
+    material = _material(request, ingested, specs, ingested.processing, budget, progress)
     emulator = _emulator(request, profile, say)
     found: Found | None = None
     if budget is not None:
@@ -155,12 +123,41 @@ def compress_model(request: CompressRequest, *, say: Say = silent, progress: Pro
         budget=request.budget,
         notes=(*_input_notes(ingested, material), *material.dataset.notes, *_training_notes(request, material)),
     )
-    say(f"writing {request.target}")
-    _write(request, compressed, report)
-    return Compression(folder=request.target, compressed=compressed, report=report)
+    return compressed, report
 
 
-def material_for(ingested: Ingested, dataset: Dataset | None, *, own_inputs: bool) -> Material:
+def _from_tflite(
+    request: CompressRequest,
+    profile: DeviceProfile,
+    recipe: Recipe,
+    budget: Budget | None,
+    say: Say,
+    progress: Progress | None,
+) -> tuple[TfliteCompressed, Report]:
+    """Quantize what LiteRT runs."""
+    # Late: compressing an ONNX model needs none of LiteRT.
+    require_litert(request.source)
+    from host.ingest.tflite import ingest_tflite, tflite_specs
+    from host.tflite.quantize_run import quantized_with_report
+
+    say("reading the model")
+    ingested = ingest_tflite(Path(request.source), shapes=request.shapes, inputs=request.inputs)
+    specs = tflite_specs(ingested.model.graph, where=request.source)
+    material = _material(request, ingested, specs, ingested.processing, budget, progress)
+    return quantized_with_report(
+        ingested.model,
+        [golden.inputs for golden in ingested.golden],
+        material,
+        recipe if budget is None else _wish(request, budget, profile),
+        profile=profile,
+        confidence=request.confidence,
+        cache=TrialCache(default_cache_folder() if request.cached else None),
+        notes=(*_input_notes(ingested, material), *material.dataset.notes),
+        say=say,
+    )
+
+
+def material_for(ingested: Sampled, dataset: Dataset | None, *, own_inputs: bool) -> Material:
     """What a model is calibrated with and judged on, without a common sample.
 
     Args:
@@ -181,34 +178,23 @@ def material_for(ingested: Ingested, dataset: Dataset | None, *, own_inputs: boo
     return Material(dataset=rest, calibration=inputs_of(first), training=Training())
 
 
-def _check(request: CompressRequest) -> None:
-    if request.budget is not None and (request.recipe is not None or request.quantize is not None):
-        raise PackageError("a budget decides by itself how to compress: leave out --recipe and --quantize")
-    if request.recipe is not None and request.quantize is not None:
-        raise PackageError(f"--recipe {request.recipe} says how to quantize: leave out --quantize {request.quantize}")
-    if request.budget is not None and request.data is None and Budget.parse(request.budget).needs_labels:
-        raise PackageError(f"--budget {request.budget!r} needs labelled data to judge on: pass --data")
-    for option, source, use in (
-        ("--inputs", request.inputs, "calibrated"),
-        ("--train-data", request.training, "trained"),
-    ):
-        if source is not None and request.data is not None and _is_same(source, request.data):
-            raise PackageError(
-                f"{option} {source} is --data, too: what is {use} with is no proof; give other samples or leave it out"
-            )
-    if request.training is not None and importlib.util.find_spec("torch") is None:
-        raise PackageError("--train-data needs torch: pip install 'shardwire[torch]', or leave it out")
-    staging.check_target(request.target, marker=RECIPE, what="compression", replace=request.replace)
-
-
-def _material(request: CompressRequest, ingested: Ingested, progress: Progress | None) -> Material:
+def _material(
+    request: CompressRequest,
+    ingested: Sampled,
+    specs: tuple[InputSpec, ...],
+    processing: Processing,
+    budget: Budget | None,
+    progress: Progress | None,
+) -> Material:
     def opened(source: str) -> Dataset:
-        return load_dataset(
-            source, specs=input_specs(ingested.model.ir), preprocess=ingested.preprocess, labels=ingested.labels
-        )
+        return load_dataset(source, specs=specs, preprocess=processing.photo, labels=processing.classes)
 
     dataset = opened(request.data) if request.data is not None else None
     material = material_for(ingested, dataset, own_inputs=request.inputs is not None)
+    if budget is not None and budget.needs_labels and material.dataset.label(0) is None:
+        raise DatasetError(
+            f"{material.dataset.where(0)} has no label, which {budget} needs; agreement, cosine and snr need none"
+        )
     if request.training is None:
         return Material(
             dataset=material.dataset, calibration=material.calibration, training=Training(progress=progress)
@@ -255,9 +241,9 @@ def _recovery(request: CompressRequest) -> tuple[Recover, ...]:
     return () if request.training is None else (Recover(method="distill", epochs=request.epochs),)
 
 
-def _input_notes(ingested: Ingested, material: Material) -> tuple[str, ...]:
+def _input_notes(ingested: Sampled, material: Material) -> tuple[str, ...]:
     """What reading the model had to say about its inputs, unless the data took their place."""
-    return ingested.notes if material.calibration is ingested.samples else ()
+    return tuple(ingested.notes) if material.calibration is ingested.samples else ()
 
 
 def _training_notes(request: CompressRequest, material: Material) -> tuple[str, ...]:
@@ -267,11 +253,6 @@ def _training_notes(request: CompressRequest, material: Material) -> tuple[str, 
     return (
         f"{request.training} holds {count} samples to train on; below {LEAST_TRAINING_SAMPLES} it may learn by heart",
     )
-
-
-def _is_same(first: str, second: str) -> bool:
-    """Whether two options name one file, folder or function."""
-    return first == second or Path(first).resolve() == Path(second).resolve()
 
 
 def _by_recipe(
@@ -317,10 +298,11 @@ def _evaluations(
         return (*found, elsewhere.evaluation(runner, f"aarch64 ({emulator.cpu}), emulated"))
 
 
-def _write(request: CompressRequest, compressed: Compressed, report: Report) -> None:
+def _write(request: CompressRequest, compressed: Compressed | TfliteCompressed, report: Report) -> None:
     recipe = dump_recipe(compressed.recipe)
+    name, data = _file(compressed)
     files = {
-        "model.onnx": to_bytes(compressed.model.ir),
+        name: data,
         RECIPE: recipe.encode(),
         REPORT_FILE: encode_report(report),
     }
@@ -331,7 +313,14 @@ def _write(request: CompressRequest, compressed: Compressed, report: Report) -> 
     try:
         request.target.parent.mkdir(parents=True, exist_ok=True)
         with staging.staged(request.target) as folder:
-            for name, data in files.items():
-                write_file(folder / name, data)
+            for path, content in files.items():
+                write_file(folder / path, content)
     except OSError as error:
         raise PackageError(f"{request.target}: cannot be written ({error.strerror or error})") from error
+
+
+def _file(compressed: Compressed | TfliteCompressed) -> tuple[str, bytes]:
+    """Name and content of the model's file."""
+    if isinstance(compressed, Compressed):
+        return "model.onnx", to_bytes(compressed.model.ir)
+    return "model.tflite", compressed.model.data

@@ -15,14 +15,17 @@ from host.cli.report_table import print_report
 from host.compress.recipe import MODES
 from host.compress.report.summary import search_report
 from host.compress.report.tracking import log_tensorboard, log_wandb
+from host.compress.request import CompressRequest
 from host.compress.search.candidates import PRUNE_RATIOS
 from host.compress.search.search import BudgetUnmetError
-from host.compression import Compression, CompressRequest, compress_model
+from host.compression import Compression, compress_model
 from host.errors import PackageError
 
 _FORMS = "folder of images, .npz, .csv or package.module:callable"
 
-Model = Annotated[str, typer.Argument(help="path.onnx, package.module:factory, or nothing for EfficientNet-Lite0.")]
+Model = Annotated[
+    str, typer.Argument(help="path.onnx, path.tflite, package.module:factory; nothing is EfficientNet-Lite0.")
+]
 Profile = Annotated[str, typer.Option(help="Device profile: an id or a .toml file.")]
 Output = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the compression.")]
 Budget = Annotated[str | None, typer.Option(help="What must be kept, such as 'top1-drop<=0.005,cosine>=0.99'.")]

@@ -23,16 +23,16 @@ from edge.formats.profile import DeviceProfile
 from edge.formats.version import check_version
 from host.errors import RecipeError
 
-FORMAT = "1.1"
-"""Version of the recipe format that this release reads and writes."""
+FORMAT = "1.2"
+"""Version of the recipe format that this release reads and writes; 1.1 had no ``int8-weights``."""
 
 MAX_RECIPE_BYTES = 64 * 1024 * 1024
 
-Mode = Literal["int8", "int8-dynamic", "int4", "float16", "none"]
+Mode = Literal["int8", "int8-dynamic", "int8-weights", "int4", "float16", "none"]
 Variant = Literal["u8s8-reduce-range", "u8s8", "s8s8", "u8u8"]
 Calibration = Literal["minmax", "percentile", "entropy"]
 
-MODES: tuple[str, ...] = ("int8", "int8-dynamic", "int4", "float16", "none")
+MODES: tuple[str, ...] = ("int8", "int8-dynamic", "int8-weights", "int4", "float16", "none")
 
 # Instructions that multiply and add 8-bit values into 32 bits without saturating at 16 on the way.
 _FULL_RANGE_ISA = frozenset({"vnni", "amx", "dotprod", "i8mm"})
@@ -192,16 +192,21 @@ class Quantize(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     Attributes:
         mode: ``int8``: static, quantize-dequantize pairs, weights per channel; ``int8-dynamic``: 8-bit MatMul and Gemm
-            whose activations are scaled at run time; ``int4``: weights of MatMul, Gemm and embeddings only, in blocks;
-            ``float16``: weights stored in half precision, computed in fp32; ``none``: as they are.
+            whose activations are scaled at run time; ``int8-weights``, ``int4``: weights of MatMul, Gemm and embeddings
+            only, in blocks; ``float16``: weights stored in half precision, computed in fp32; ``none``: as they are.
+            In a TFLite model the three that leave activations alone, and ``int8-dynamic``, hold convolutions, too, and
+            weights have a scale for each output channel.
         variant: Activation and weight type, for ``int8``; ``reduce-range`` uses 7 bits of each weight, so that the
             16-bit sums of AVX2 cannot saturate.
+            Of a TFLite model always ``s8s8``.
         calibration: ``minmax``: the extremes seen; ``percentile``: what lies between the percentiles; ``entropy``: the
             range whose 8-bit histogram diverges least from what was seen.
         percentile: Share of the values that a range covers, in percent, for ``percentile``.
-        equalize: Whether the ranges of channels are balanced between consecutive layers first.
-        correct_bias: Whether the mean shift that quantization causes in each channel is taken out of the biases.
-        block_size: Weights that share a scale, for ``int4``; a power of two from 16.
+        equalize: Whether the ranges of channels are balanced between consecutive layers first; not of a TFLite model.
+        correct_bias: Whether the mean shift that quantization causes in each channel is taken out of the biases; not
+            of a TFLite model.
+        block_size: Weights that share a scale, for ``int8-weights`` and ``int4`` of an ONNX model; a power of two from
+            16.
         embeddings: Whether ``int4`` quantizes tables that Gather reads, too.
         exclude: Names of nodes that stay as they are.
         wider: Names of nodes that get 8-bit instead of 4-bit weights, for ``int4``.
@@ -243,13 +248,14 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     quantize: Quantize = Quantize()
 
 
-def recipe_for(profile: DeviceProfile, quantize: str | None = None) -> Recipe:
+def recipe_for(profile: DeviceProfile, quantize: str | None = None, *, tflite: bool = False) -> Recipe:
     """The recipe that suits a kind of device.
 
     Args:
         profile: Its instruction set decides the int8 variant. U8S8 with a reduced range is bit-equal on all
             processors and the only fast one without saturation on x86 without VNNI; full range needs dot products.
-        quantize: One of `MODES`; when None, int8 if the profile prefers it.
+        quantize: One of `MODES`; when None, int8 if the profile prefers it, and for a TFLite model nothing.
+        tflite: Whether it is for a TFLite model, whose kernels know one variant, and whose biases are not corrected.
 
     Raises:
         RecipeError: If ``quantize`` is something else.
@@ -257,7 +263,9 @@ def recipe_for(profile: DeviceProfile, quantize: str | None = None) -> Recipe:
     if quantize is not None and quantize not in MODES:
         raise RecipeError(f"--quantize {quantize}: choose {', '.join(MODES[:-1])} or {MODES[-1]}")
     if quantize is None:
-        quantize = "int8" if "int8" in profile.preferred_dtypes else "none"
+        quantize = "int8" if "int8" in profile.preferred_dtypes and not tflite else "none"
+    if tflite:
+        return Recipe(quantize=Quantize(mode=quantize, variant="s8s8"))  # type: ignore[arg-type]  # one of MODES
     plan = Quantize(mode=quantize, variant=variant_for(profile.isa), correct_bias=quantize == "int8")  # type: ignore[arg-type]  # one of MODES
     return Recipe(quantize=plan)
 

@@ -31,8 +31,9 @@ from host.api import (
 from host.compress.data.dataset import Dataset
 from host.compress.judge.budget import Budget
 from host.compress.learned import learned_path
+from host.compress.request import CompressRequest
 from host.compress.search.search import BudgetUnmetError
-from host.compression import CompressRequest, compress_model
+from host.compression import compress_model
 from host.errors import BudgetError, DatasetError, RecipeError
 from host.model import to_bytes
 from tests.command_line import shardwire_ok

@@ -14,7 +14,8 @@ import pytest
 from edge.formats.profile import profile_ids
 from host.cli.main import app, main
 from host.compress.recipe import PruneChannels, Quantize, Recipe, dump_recipe
-from host.compression import CompressRequest, compress_model
+from host.compress.request import CompressRequest
+from host.compression import compress_model
 from tests.command_line import Finished, environment
 from tests.graphs import conv_net, photos
 from tests.integration.test_bad_input import state_of
@@ -152,7 +153,7 @@ _CASES: dict[str, tuple[str, str]] = {
     ),
     "unknown mode": (
         "--quantize int3",
-        "--quantize int3: choose int8, int8-dynamic, int4, float16 or none",
+        "--quantize int3: choose int8, int8-dynamic, int8-weights, int4, float16 or none",
     ),
     "missing data": (
         "--data none.npz",

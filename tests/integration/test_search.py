@@ -12,11 +12,12 @@ import pytest
 from edge.formats.profile import load_profile
 from host.compress.data.dataset import Dataset
 from host.compress.judge.budget import Budget
-from host.compress.pipeline import Prepared, Training
+from host.compress.pipeline import Training
 from host.compress.recover import Lesson
-from host.compress.search.proving import Material
+from host.compress.search.onnx_workpiece import OnnxWorkpiece
 from host.compress.search.search import BudgetUnmetError, Found, Wish, replayed, search
 from host.compress.search.trial import TrialCache
+from host.compress.search.workpiece import Material
 from host.model import Golden, Ingested, to_bytes
 from host.reference import Reference
 from tests.graphs import conv_net, model_of, photos
@@ -71,9 +72,9 @@ def test_the_front_holds_the_chosen(found: Found) -> None:
 
 def test_the_recipe_makes_the_same_model_without_data() -> None:
     compressed, found = search(ingested(), material(), wish("agreement>=0.9", ratios=()))
-    prepared: Prepared = found.prepared
+    assert isinstance(found.workpiece, OnnxWorkpiece)
     assert found.chosen is not None
-    assert to_bytes(replayed(prepared, found.chosen).model.ir) == to_bytes(compressed.model.ir)
+    assert to_bytes(replayed(found.workpiece.prepared, found.chosen).model.ir) == to_bytes(compressed.model.ir)
 
 
 def test_two_searches_give_the_same_bytes() -> None:

@@ -68,7 +68,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
         prune=tuple(draw(st.lists(STEPS, max_size=3))),
         recover=tuple(draw(st.lists(WAYS, max_size=2))),
         quantize=Quantize(
-            mode=draw(st.sampled_from(["int8", "int8-dynamic", "int4", "float16", "none"])),
+            mode=draw(st.sampled_from(["int8", "int8-dynamic", "int8-weights", "int4", "float16", "none"])),
             variant=draw(st.sampled_from(["u8s8-reduce-range", "u8s8", "s8s8", "u8u8"])),
             calibration=draw(st.sampled_from(["minmax", "percentile", "entropy"])),
             percentile=draw(st.floats(50, 100)),

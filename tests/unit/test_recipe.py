@@ -36,7 +36,7 @@ CALIBRATED = Recipe(
 
 def test_a_recipe_is_written_as_people_would_write_it() -> None:
     assert dump_recipe(CALIBRATED) == (
-        'format = "1.1"\n'
+        'format = "1.2"\n'
         'wire = "float32"\n'
         'learned = ""\n'
         "\n"
@@ -100,14 +100,14 @@ def test_quantization_can_be_turned_off() -> None:
 def test_an_unknown_way_to_quantize_is_refused() -> None:
     with pytest.raises(RecipeError) as caught:
         recipe_for(load_profile("rpi4"), "int3")
-    assert str(caught.value) == "--quantize int3: choose int8, int8-dynamic, int4, float16 or none"
+    assert str(caught.value) == "--quantize int3: choose int8, int8-dynamic, int8-weights, int4, float16 or none"
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "r.toml: format: expected a version such as '1.1', got None"),
-        ("format = 1", "r.toml: format: expected a version such as '1.1', got 1"),
+        ("", "r.toml: format: expected a version such as '1.2', got None"),
+        ("format = 1", "r.toml: format: expected a version such as '1.2', got 1"),
         ("format = ", "r.toml: not TOML: Invalid value (at end of document)"),
         (
             'format = "2.0"',
@@ -119,7 +119,8 @@ def test_an_unknown_way_to_quantize_is_refused() -> None:
         (
             'format = "1.0"\n[quantize]\nmode = "int3"\npercentile = 101\nspeed = 1',
             (
-                "r.toml: quantize.mode: expected one of float16, int4, int8, int8-dynamic, none, got 'int3'; "
+                "r.toml: quantize.mode: expected one of float16, int4, int8, int8-dynamic, int8-weights, none, "
+                "got 'int3'; "
                 "quantize.percentile: expected float from 50 to 100, got 101; "
                 "quantize.speed: unknown key; allowed: mode, variant, calibration, percentile, equalize, "
                 "correct_bias, block_size, embeddings, exclude, wider, calibrated_for, ranges"

@@ -148,6 +148,12 @@ def test_small_matrices_and_excluded_nodes_stay() -> None:
     assert found == ["MatMul", "MatMulNBits", "MatMul"]
 
 
+def test_weights_of_eight_bits_are_those_of_a_plan_that_calls_every_node_wider() -> None:
+    model = product(64, 24)
+    wide = quantize(model, plan(wider=("product",)), ()).model
+    assert to_bytes(quantize(model, Quantize(mode="int8-weights"), ()).model.ir) == to_bytes(wide.ir)
+
+
 @pytest.mark.parametrize("field", ["exclude", "wider"])
 def test_a_node_that_is_not_there_is_named(field: str) -> None:
     with pytest.raises(RecipeError, match=f"quantize.{field}: the model has no node 'nobody'"):

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from edge.formats.tensor import Array
+from edge.formats.tensor import STRING, Array, TensorSpec, pack, unpack
 from host.compress.data.dataset import Dataset
 from host.compress.judge.interval import CONFIDENCE, drop_score, score
 from host.compress.judge.metrics import Asked, asked
@@ -34,6 +34,7 @@ class Runner(Protocol):
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Place:
     offset: int
+    size_bytes: int
     dtype: np.dtype[np.generic]
     shape: tuple[int, ...]
 
@@ -58,8 +59,9 @@ class Answers:
             floats = {name: array for name, array in sample.items() if array.dtype.kind == "f"}
             places = {}
             for name, array in (floats if floats_only and floats else sample).items():
-                places[name] = _Place(offset=end, dtype=array.dtype, shape=array.shape)
-                end += self._written(array)
+                size_bytes = self._written(array)
+                places[name] = _Place(offset=end, size_bytes=size_bytes, dtype=array.dtype, shape=array.shape)
+                end += size_bytes
             self._places.append(places)
         self.size_bytes: int = end
 
@@ -75,15 +77,17 @@ class Answers:
 
     def _written(self, array: Array) -> int:
         try:
-            return self._file.write(array.tobytes())
+            return self._file.write(pack("answer", array) if array.dtype.kind == "O" else array.tobytes())
         except OSError as error:
             folder = tempfile.gettempdir()
             raise DatasetError(f"cannot keep the answers in {folder}: {error.strerror}; set TMPDIR") from error
 
     def _read(self, place: _Place) -> Array:
-        array = np.empty(place.shape, place.dtype)
         self._file.seek(place.offset)
-        content = self._file.read(array.nbytes)
+        content = self._file.read(place.size_bytes)
+        if place.dtype.kind == "O":
+            return unpack(TensorSpec(name="answer", dtype=STRING, shape=place.shape), memoryview(content))
+        array = np.empty(place.shape, place.dtype)
         array.reshape(-1).view(np.uint8)[:] = np.frombuffer(content, np.uint8)
         return array
 

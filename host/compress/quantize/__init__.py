@@ -26,6 +26,7 @@ def _as_it_is(
 QUANTIZERS: Mapping[Mode, Quantizer] = {
     "int8": quantize_static,
     "int8-dynamic": quantize_dynamic,
+    "int8-weights": quantize_weights,
     "int4": quantize_weights,
     "float16": quantize_half,
     "none": _as_it_is,

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 
 from edge.formats.tensor import Array
+from host.compress.judge.evaluate import Runner
 from host.compress.recipe import Calibration, Quantize, Range, Variant
 from host.errors import QuantizeError
 from host.model import Model, Tensors, to_proto
@@ -57,18 +58,35 @@ def calibrate(model: Model, plan: Quantize, samples: Sequence[Tensors]) -> tuple
     inputs = {value.name for value in model.ir.graph.inputs}
     outputs = {value.name for value in model.ir.graph.outputs}
     inner = [name for name in names if name not in inputs and name not in outputs]
-    reference = Reference(model, mode="exact", extra_outputs=inner)
+    return ranges_of(Reference(model, mode="exact", extra_outputs=inner), names, plan, samples)
+
+
+def ranges_of(runner: Runner, names: Sequence[str], plan: Quantize, samples: Sequence[Tensors]) -> tuple[Range, ...]:
+    """Find the ranges of named tensors of a model of any format.
+
+    Args:
+        runner: Gives out all of the tensors that are no inputs.
+        names: Of the tensors.
+        plan: The method, and the type that the ranges are for.
+        samples: Real inputs; the first 512 are used.
+
+    Returns:
+        One range a name, in their order.
+
+    Raises:
+        QuantizeError: If a tensor is not finite.
+    """
     chosen = samples[:MAX_SAMPLES]
-    found = _extremes(reference, names, chosen)
+    found = _extremes(runner, names, chosen)
     narrow = _NARROWERS[plan.calibration]
     if narrow is not None:
-        counts = _histograms(reference, found, chosen)
+        counts = _histograms(runner, found, chosen)
         found = {name: narrow(counts[name], *found[name], plan.percentile) for name in names}
     dtype = DTYPES[plan.variant]
     return tuple(Range(tensor=name, dtype=dtype, low=found[name][0], high=found[name][1]) for name in names)
 
 
-def _extremes(reference: Reference, names: Sequence[str], samples: Sequence[Tensors]) -> dict[str, Extremes]:
+def _extremes(reference: Runner, names: Sequence[str], samples: Sequence[Tensors]) -> dict[str, Extremes]:
     found: dict[str, Extremes] = {}
     for sample in samples:
         values = {**sample, **reference.run(sample)}
@@ -86,7 +104,7 @@ def _extremes(reference: Reference, names: Sequence[str], samples: Sequence[Tens
     return {name: found.get(name, (0.0, 0.0)) for name in names}
 
 
-def _histograms(reference: Reference, extremes: Mapping[str, Extremes], samples: Sequence[Tensors]) -> dict[str, Array]:
+def _histograms(reference: Runner, extremes: Mapping[str, Extremes], samples: Sequence[Tensors]) -> dict[str, Array]:
     counts = {name: np.zeros(HISTOGRAM_BINS, np.int64) for name in extremes}
     for sample in samples:
         values = {**sample, **reference.run(sample)}

@@ -85,18 +85,34 @@ def sensitivity(
     else:
         losses = _by_group(measure, nodes, say)
     operators = {str(node.name): node.op_type for node in model.ir.graph}
-    # By name where the losses are equal, so that the order is the same each time.
-    ordered = sorted(nodes, key=lambda name: (-losses[name], nodes.index(name)))
+    return ranked([(name, operators[name]) for name in nodes], losses, method)
+
+
+def ranked(
+    nodes: Sequence[tuple[str, str]], losses: Mapping[str, float], method: Literal["alone", "group"]
+) -> tuple[NodeSensitivity, ...]:
+    """Order nodes by what quantizing them costs.
+
+    Args:
+        nodes: Name and operator of each, in graph order.
+        losses: Of each name.
+        method: How they were measured.
+
+    Returns:
+        One entry a node, the worst first.
+    """
+    # In graph order where the losses are equal, so that the order is the same each time.
+    ordered = sorted(nodes, key=lambda node: -losses[node[0]])
     return tuple(
         NodeSensitivity(
             node=name,
-            operator=operators[name],
+            operator=operator,
             loss=losses[name],
             snr_db=_decibels(losses[name]),
             rank=rank,
             method=method,
         )
-        for rank, name in enumerate(ordered, start=1)
+        for rank, (name, operator) in enumerate(ordered, start=1)
     )
 
 
@@ -152,7 +168,7 @@ class _Measure:
             # Nothing of it can be quantized.
             return 0.0
         reference = Reference(candidate)
-        return _noise(self._truth, (reference.run(sample) for sample in self._samples))
+        return noise_share(self._truth, (reference.run(sample) for sample in self._samples))
 
     def _wider(self, nodes: set[str]) -> tuple[str, ...]:
         return tuple(name for name in self._plan.wider if name in nodes)
@@ -199,7 +215,7 @@ def _inner(model: Model, names: Sequence[str]) -> list[str]:
     return [name for name in dict.fromkeys(names) if name not in given]
 
 
-def _noise(truth: Sequence[Tensors], found: Iterable[Tensors]) -> float:
+def noise_share(truth: Sequence[Tensors], found: Iterable[Tensors]) -> float:
     """Noise over power, the mean over the float outputs, so that a small output counts like a large one."""
     noise: dict[str, float] = {}
     power: dict[str, float] = {}

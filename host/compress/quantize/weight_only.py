@@ -1,7 +1,8 @@
-"""4-bit weights in blocks: MatMulNBits for products, GatherBlockQuantized for embeddings; activations stay float.
+"""Weights in blocks of 4 or 8 bits: MatMulNBits for products, GatherBlockQuantized for embeddings.
 
-Each block of consecutive weights along the input axis has a scale and a zero point of its own, so that a block whose
-weights are all of one sign loses no level: asymmetric, because it costs half a byte a block and is closer.
+Activations stay float. Each block of consecutive weights along the input axis has a scale and a zero point of its own,
+so that a block whose weights are all of one sign loses no level: asymmetric, because it costs half a byte a block and
+is closer.
 """
 
 from __future__ import annotations
@@ -81,10 +82,10 @@ def quantize_weights(
     biases: Mapping[str, Array] | None,
     say: Say,
 ) -> Quantized:
-    """Replace products by constant matrices, and lookups in constant tables, with their 4-bit forms.
+    """Replace products by constant matrices, and lookups in constant tables, with their 4-bit or 8-bit forms.
 
     1. MatMul and Gemm by a constant matrix become MatMulNBits, and an Add for a bias. Nodes that the plan calls wider
-       get 8 bits.
+       get 8 bits; in mode ``int8-weights`` all do.
     2. Gather of rows of a constant fp32 table becomes GatherBlockQuantized, if the plan wants embeddings too; a wider
        one becomes an 8-bit table with a scale for each row.
     3. Matrices of fewer than 256 weights, and excluded nodes, stay as they are.
@@ -118,7 +119,7 @@ def quantize_weights(
             continue
         changed += 1
     if not changed:
-        raise nothing_to_quantize(model, "int4")
+        raise nothing_to_quantize(model, plan.mode)
     graph.graph.opset_imports[DOMAIN] = 1
     drop_unused_constants(graph)
     graph.graph.sort()
@@ -208,7 +209,7 @@ class _Edit:
         return self._insert(node, "", "Mul", [cast, row_scales])
 
     def _bits(self, node: ir.Node) -> int:
-        return _WIDE if node.name in self._plan.wider else _NARROW
+        return _WIDE if self._plan.mode == "int8-weights" or node.name in self._plan.wider else _NARROW
 
     def _constant(self, key: str, name: str, array: Array) -> ir.Value:
         # Readers of one matrix share what it became.

@@ -49,13 +49,15 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         processor: Its name as the system gives it.
         isa: Instruction sets that matter for 8-bit kernels, sorted, such as ``avx2`` or ``vnni``.
-        onnxruntime: Version of the runtime.
+        onnxruntime: Version of the runtime; empty where it ran nothing.
+        litert: The same of LiteRT.
         system: Operating system and processor architecture.
     """
 
     processor: str = ""
     isa: tuple[str, ...] = ()
     onnxruntime: str = ""
+    litert: str = ""
     system: str = ""
 
 

@@ -49,17 +49,18 @@ class Judge:
     """Measures models against one original on one dataset, whose answers are had once.
 
     Args:
-        original: Normalised; runs with all graph optimisation off.
+        original: Normalised; runs with all graph optimisation off. Or whatever runs one of another format.
         dataset: What is asked.
         metrics: Names, beside those that fit the outputs anyway.
         confidence: Of the intervals.
     """
 
     def __init__(
-        self, original: Model, dataset: Dataset, *, metrics: Sequence[str] = (), confidence: float = 0.95
+        self, original: Model | Runner, dataset: Dataset, *, metrics: Sequence[str] = (), confidence: float = 0.95
     ) -> None:
         self._dataset, self._confidence = dataset, confidence
-        self._truth: Answers = answers(Reference(original), dataset)
+        runner = Reference(original) if isinstance(original, Model) else original
+        self._truth: Answers = answers(runner, dataset)
         self._metrics = tuple(dict.fromkeys((*metrics, *default_metrics(self._truth[0]))))
 
     def evaluation(self, runner: Runner, where: str) -> records.Evaluation:
@@ -118,23 +119,15 @@ def full_report(
     before = node_times(compressed.original, samples[:1], runs=_TIMED_RUNS)
     after = node_times(compressed.model, samples[:1], runs=_TIMED_RUNS)
     layers = layer_times(compressed.original, before, compressed.model, after)
-    ranked = {entry.node: entry for entry in found.sensitivity} if found is not None else {}
     return Report(
         **{name: getattr(report, name) for name in report.__struct_fields__ if name not in _LATER},
         original=measure(compressed.original, samples[0], timed=True),
         result=measure(compressed.model, samples[0], timed=True),
         budget=budget,
-        outcome=_outcome(found, budget),
-        candidates=tuple(_candidates(found)) if found is not None else (),
-        sensitivity=tuple(
-            records.NodeSensitivity(
-                node=str(node.name),
-                operator=node.op_type,
-                snr_db=ranked[str(node.name)].snr_db,
-                precision=_precision(compressed.recipe.quantize, str(node.name)),
-            )
-            for node in compressed.shrunk.ir.graph
-            if node.name in ranked
+        outcome=outcome_of(found, budget),
+        candidates=candidates_of(found),
+        sensitivity=sensitivities(
+            found, [str(node.name) for node in compressed.shrunk.ir.graph], compressed.recipe.quantize
         ),
         histograms=histograms(compressed.shrunk, compressed.unfused, samples[:_HISTOGRAM_SAMPLES]),
         layers=layers,
@@ -144,15 +137,14 @@ def full_report(
 
 def search_report(found: Found, *, profile: str, budget: str | None) -> Report:
     """What a search tried, where it found nothing that keeps the budget."""
-    model = found.prepared.normal
     return Report(
-        model=model.name,
-        source_digest=model.origin.digest,
+        model=found.workpiece.name,
+        source_digest=found.workpiece.source_digest,
         profile=profile,
         machine=machine(),
         budget=budget,
-        outcome=_outcome(found, budget),
-        candidates=tuple(_candidates(found)),
+        outcome=outcome_of(found, budget),
+        candidates=candidates_of(found),
     )
 
 
@@ -164,6 +156,19 @@ def pass_row(outcome: PassOutcome) -> records.PassRow:
     return records.PassRow(
         name=outcome.name, kept=outcome.kept, reason=outcome.reason, before=outcome.before, after=outcome.after
     )
+
+
+def report_beside(recipe_file: Path | None, recipe: Recipe, source_digest: str) -> Report | None:
+    """The report that lies beside a recipe file, where it is of this very recipe and model; None otherwise.
+
+    Raises:
+        ReportError: It is no report.
+    """
+    path = recipe_file.with_name(records.REPORT_FILE) if recipe_file is not None else None
+    if path is None or not path.is_file():
+        return None
+    found = records.decode_report(path.read_bytes(), where=str(path))
+    return found if found.recipe == recipe_digest(recipe) and found.source_digest == source_digest else None
 
 
 def recipe_digest(recipe: Recipe) -> str:
@@ -209,12 +214,33 @@ def _amount(step: object) -> str:
     return f" {ratio:.1%}".replace(".0%", "%") if ratio is not None else ""
 
 
-def _outcome(found: Found | None, budget: str | None) -> str:
+def outcome_of(found: Found | None, budget: str | None) -> str:
+    """What came of a budget, in one sentence; empty without one."""
     if found is None or budget is None:
         return ""
     if found.chosen is None:
         return f"None of {len(found.trials)} candidates keeps the budget."
     return f"{found.chosen.name} is the best of {len(found.trials)} candidates: {found.chosen.judgement}"
+
+
+def candidates_of(found: Found | None) -> tuple[records.Candidate, ...]:
+    """What a search tried, in order, under unique names."""
+    return tuple(_candidates(found)) if found is not None else ()
+
+
+def sensitivities(found: Found | None, nodes: Sequence[str], plan: Quantize) -> tuple[records.NodeSensitivity, ...]:
+    """What a search found out about nodes, in the order given, and what each got in the end."""
+    ranked = {entry.node: entry for entry in found.sensitivity} if found is not None else {}
+    return tuple(
+        records.NodeSensitivity(
+            node=name,
+            operator=ranked[name].operator,
+            snr_db=ranked[name].snr_db,
+            precision=_precision(plan, name),
+        )
+        for name in nodes
+        if name in ranked
+    )
 
 
 def _candidates(found: Found) -> Iterable[records.Candidate]:
@@ -245,7 +271,7 @@ def _candidate(trial: Trial, name: str, found: Found) -> records.Candidate:
 def _precision(plan: Quantize, node: str) -> str:
     if node in plan.exclude:
         return "float32"
-    return "int8" if node in plan.wider or plan.mode == "int8-dynamic" else plan.mode
+    return "int8" if node in plan.wider or plan.mode in ("int8-dynamic", "int8-weights") else plan.mode
 
 
 def _sparsity(compressed: Compressed) -> tuple[str, ...]:

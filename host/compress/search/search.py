@@ -20,12 +20,14 @@ from edge.formats.profile import DeviceProfile
 from host.compress.judge.budget import Budget
 from host.compress.judge.evaluate import Evaluation
 from host.compress.pipeline import Compressed, Prepared, Say, finish, prepare, shrink, silent
-from host.compress.quantize.sensitivity import NodeSensitivity, sensitivity
+from host.compress.quantize.sensitivity import NodeSensitivity
 from host.compress.recipe import Quantize, Recipe, Recover
-from host.compress.search.candidates import PRUNE_RATIOS, Family, families
+from host.compress.search.candidates import PRUNE_RATIOS, Family
 from host.compress.search.front import Objective, best, closest, cost, pareto_front
-from host.compress.search.proving import Material, ProvingGround
+from host.compress.search.onnx_workpiece import OnnxWorkpiece
+from host.compress.search.proving import ProvingGround
 from host.compress.search.trial import Costs, Trial, TrialCache
+from host.compress.search.workpiece import Material, Workpiece
 from host.errors import UserError
 from host.model import Ingested
 
@@ -61,8 +63,7 @@ class Found:
     """What a search found.
 
     Attributes:
-        prepared: The model that it began with.
-        ground: Where candidates are judged, for judging the chosen one in other ways.
+        workpiece: The model that it began with.
         trials: Everything tried, in order.
         front: Those that no other one beats.
         chosen: The best within the budget; None if there is none.
@@ -71,8 +72,7 @@ class Found:
         sensitivity: Of the nodes, where it was needed; the worst first.
     """
 
-    prepared: Prepared
-    ground: ProvingGround
+    workpiece: Workpiece
     trials: tuple[Trial, ...]
     front: tuple[Trial, ...]
     chosen: Trial | None
@@ -96,7 +96,7 @@ class BudgetUnmetError(UserError):
 def search(
     ingested: Ingested, material: Material, wish: Wish, *, cache: TrialCache | None = None, say: Say = silent
 ) -> tuple[Compressed, Found]:
-    """Search.
+    """Search for the best form of an ONNX model.
 
     Args:
         ingested: The model.
@@ -113,8 +113,31 @@ def search(
         UserError: The model cannot be run, or the data does not fit.
     """
     prepared = prepare(ingested, say=say, measured=True)
+    chosen, found = look(OnnxWorkpiece(prepared), material, wish, cache=cache, say=say)
+    return replayed(prepared, chosen, say=say), found
+
+
+def look(
+    workpiece: Workpiece, material: Material, wish: Wish, *, cache: TrialCache | None = None, say: Say = silent
+) -> tuple[Trial, Found]:
+    """Try what is worth trying of a model of any format.
+
+    Args:
+        workpiece: The model.
+        material: What candidates are made from and judged on.
+        wish: What for.
+        cache: Where trials are kept; nowhere when None.
+        say: Told each step, and each trial when it is judged.
+
+    Returns:
+        The best trial within the budget, and everything that was tried.
+
+    Raises:
+        BudgetUnmetError: Nothing keeps the budget.
+        UserError: The model cannot be run, or the data does not fit.
+    """
     ground = ProvingGround(
-        prepared,
+        workpiece,
         material,
         wish.budget,
         wish.profile,
@@ -122,12 +145,12 @@ def search(
         cache=cache or TrialCache(None),
         say=say,
     )
-    run = _Run(prepared, material, wish, ground, say)
+    run = _Run(workpiece, material, wish, ground, say)
     run.go()
     found = run.found()
     if found.chosen is None:
         raise BudgetUnmetError(_unmet(wish, found), found)
-    return replayed(prepared, found.chosen, say=say), found
+    return found.chosen, found
 
 
 def replayed(prepared: Prepared, trial: Trial, *, say: Say = silent) -> Compressed:
@@ -139,8 +162,8 @@ def replayed(prepared: Prepared, trial: Trial, *, say: Say = silent) -> Compress
 class _Run:
     """One search on its way."""
 
-    def __init__(self, prepared: Prepared, material: Material, wish: Wish, ground: ProvingGround, say: Say) -> None:
-        self._prepared, self._material, self._wish, self._ground, self._say = prepared, material, wish, ground, say
+    def __init__(self, workpiece: Workpiece, material: Material, wish: Wish, ground: ProvingGround, say: Say) -> None:
+        self._workpiece, self._material, self._wish, self._ground, self._say = workpiece, material, wish, ground, say
         self._trials: list[Trial] = []
         self._sensitivity: tuple[NodeSensitivity, ...] = ()
         self._plan: Quantize | None = None
@@ -148,8 +171,7 @@ class _Run:
         self._scale = 1.0
 
     def go(self) -> None:
-        for family in families(
-            self._prepared.optimised,
+        for family in self._workpiece.families(
             self._wish.profile,
             ratios=self._wish.ratios,
             recover=self._wish.recover,
@@ -164,8 +186,7 @@ class _Run:
 
     def found(self) -> Found:
         return Found(
-            prepared=self._prepared,
-            ground=self._ground,
+            workpiece=self._workpiece,
             trials=tuple(self._trials),
             front=pareto_front(self._trials),
             chosen=best(self._trials, self._ground.original, self._wish.objective),
@@ -211,7 +232,7 @@ class _Run:
     def _spare(self, family: Family, name: str, plan: Quantize) -> Trial | None:
         """Give the most sensitive nodes more bits: 1, 2, 4 … of them, then as few as will do."""
         try:
-            ranked = sensitivity(self._prepared.optimised, plan, self._material.calibration, say=self._say)
+            ranked = self._workpiece.sensitivity(plan, self._material.calibration, say=self._say)
         except UserError as error:
             self._say(f"no ranking of the nodes: {error}")
             return None

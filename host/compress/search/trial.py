@@ -5,17 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
 from host.compress.judge.budget import Judgement
-from host.compress.judge.evaluate import Evaluation
+from host.compress.judge.evaluate import Evaluation, Runner
 from host.compress.judge.score import Score
 from host.compress.learned import Learned, decode_learned
-from host.compress.pipeline import Compressed
 from host.compress.recipe import Recipe, dump_recipe, parse_recipe
 from host.errors import RecipeError
 
@@ -38,6 +37,25 @@ class Costs(msgspec.Struct, frozen=True, kw_only=True):
     predicted_seconds: float
     latency_seconds: float
     latency_ratio: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Made:
+    """A candidate that could be made.
+
+    Attributes:
+        recipe: Decided.
+        learned: Weights that data changed.
+        learned_bytes: The same as a file; empty when there are none.
+        runner: Loads it as it is judged.
+        costs: Measures what it asks of the device.
+    """
+
+    recipe: Recipe
+    learned: Learned = field(default_factory=Learned)
+    learned_bytes: bytes = b""
+    runner: Callable[[], Runner]
+    costs: Callable[[], Costs]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,9 +146,7 @@ class TrialCache:
             return None
         return stored, decided, learned
 
-    def put(
-        self, context: Iterable[str], recipe: Recipe, made: Compressed, evaluation: Evaluation, costs: Costs
-    ) -> None:
+    def put(self, context: Iterable[str], recipe: Recipe, made: Made, evaluation: Evaluation, costs: Costs) -> None:
         """Keep what was found; a disk that cannot be written only costs time."""
         if self._folder is None:
             return
