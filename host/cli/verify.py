@@ -29,22 +29,32 @@ def command(
     faults = [verdict for verdict in verdicts if verdict.fault is not None]
     if faults:
         first = faults[0]
+        by = f"{', '.join(first.runtimes)}, " if opened.manifest.builds else ""
         raise PackageError(
-            f"{bundle}: {len(faults)} of {len(verdicts)} runs are wrong; golden {first.golden}, {first.way}, "
-            f"{first.mode}: {first.fault}"
+            f"{bundle}: {len(faults)} of {len(verdicts)} runs are wrong; golden {first.golden}, "
+            f"{by}{first.way}, {first.mode}: {first.fault}"
         )
-    out.print(f"{len(opened.manifest.shards)} shards answer like the model they were cut from")
+    out.print(
+        f"{len(opened.manifest.shards)} shards answer like the model they were cut from; largest difference "
+        f"{max(verdict.largest_difference for verdict in verdicts):.2e}, largest relative error "
+        f"{max(verdict.relative_error for verdict in verdicts):.2e} of {opened.manifest.tolerance:g} allowed"
+    )
 
 
 def _verdict_table(verdicts: list[Verdict]) -> object:
-    rows = table(">golden", "shards", "mode", "bit-equal", ">rel. error", ">source cosine", ">source rel. error", "")
+    rows = table(
+        *(">golden", "runtimes", "shards", "mode", "bit-equal", ">rel. error", ">largest difference"),
+        *(">source cosine", ">source rel. error", ""),
+    )
     for verdict in verdicts:
         rows.add_row(
             str(verdict.golden),
+            ", ".join(verdict.runtimes),
             verdict.way,
             verdict.mode,
             "yes" if verdict.bit_equal else "no",
             f"{verdict.relative_error:.2e}",
+            f"{verdict.largest_difference:.2e}",
             f"{verdict.source_cosine:.6f}",
             f"{verdict.source_relative_error:.2e}",
             verdict.fault or "ok",
