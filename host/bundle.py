@@ -132,8 +132,12 @@ def manifest_blobs(manifest: Manifest) -> Iterator[Blob]:
 def fleet_blobs(manifest: Manifest) -> Iterator[Blob]:
     """Yield every blob that a fleet needs, with repetitions: not the weights that only a replay of the recipe reads."""
     yield from manifest.blobs(0, len(manifest.shards))
+    for build in manifest.builds:
+        for shard in build.shards:
+            yield from (shard.graph, *shard.weights)
     for pair in manifest.golden:
         yield from (pair.inputs, pair.outputs, pair.whole)
+    yield from manifest.processing.blobs
     if manifest.compression.recipe is not None:
         yield manifest.compression.recipe
 
@@ -217,7 +221,7 @@ def _write_layout(content: BundleContent, folder: Path) -> None:
 def _config(content: BundleContent, digests: list[str]) -> dict[str, Any]:
     """Return the ModelPack config: `descriptor`, `config` and `modelfs`, nothing added, no clock time."""
     manifest = content.manifest
-    precision = {"none": "float32", "int8-dynamic": "int8"}.get(
+    precision = {"none": "float32", "int8-dynamic": "int8", "int8-weights": "int8"}.get(
         manifest.compression.quantize, manifest.compression.quantize
     )
     return {
@@ -228,7 +232,7 @@ def _config(content: BundleContent, digests: list[str]) -> dict[str, Any]:
             "licenses": [manifest.origin.licence],
         },
         "config": {
-            "format": "onnx",
+            "format": manifest.shard_format,
             "paramSize": str(content.parameter_count),
             "precision": precision,
             **({"quantization": manifest.compression.variant} if manifest.compression.variant else {}),

@@ -12,7 +12,7 @@ Tensors = Mapping[str, Array]
 
 
 def relative_error(found: Array, expected: Array) -> float:
-    """``max|a - b| / max|b|``; 0 for equal arrays, infinite where one is not finite and the other is.
+    """``max|a - b| / max|b|``; 0 for equal arrays, infinite where one is not finite and the other is, or text differs.
 
     Args:
         found: ``a``, any shape.
@@ -20,6 +20,8 @@ def relative_error(found: Array, expected: Array) -> float:
     """
     if found.size == 0 or np.array_equal(found, expected, equal_nan=found.dtype.kind == "f"):
         return 0.0
+    if found.dtype.kind == "O":
+        return float("inf")
     a, b = found.astype(np.float64), expected.astype(np.float64)
     if not np.array_equal(np.isfinite(a), np.isfinite(b)) or not np.array_equal(
         a[~np.isfinite(a)], b[~np.isfinite(b)], equal_nan=True
@@ -31,8 +33,25 @@ def relative_error(found: Array, expected: Array) -> float:
     return difference / largest if largest > 0 else float("inf")
 
 
+def largest_difference(found: Array, expected: Array) -> float:
+    """``max|a - b|``, in the unit of the values; 0 for equal arrays, infinite where only one is finite."""
+    if found.size == 0 or np.array_equal(found, expected, equal_nan=found.dtype.kind == "f"):
+        return 0.0
+    if found.dtype.kind == "O":
+        return float("inf")
+    with np.errstate(invalid="ignore"):
+        difference = np.abs(found.astype(np.float64) - expected.astype(np.float64))
+    both = np.isnan(difference) & (np.isnan(found) == np.isnan(expected)) if found.dtype.kind == "f" else False
+    return float(np.max(np.where(both, 0.0, np.nan_to_num(difference, nan=np.inf))))
+
+
 def cosine(found: Array, expected: Array) -> float:
-    """Cosine of the angle between two arrays seen as vectors; 1 when both are zero, 0 when one is."""
+    """Cosine of the angle between two arrays seen as vectors; 1 when both are zero, 0 when one is.
+
+    Text has no angle: 1 where it is equal, else 0.
+    """
+    if found.dtype.kind == "O":
+        return float(np.array_equal(found, expected))
     a, b = found.astype(np.float64).ravel(), expected.astype(np.float64).ravel()
     norms = float(np.linalg.norm(a) * np.linalg.norm(b))
     if norms == 0.0 or not np.isfinite(norms):

@@ -21,8 +21,10 @@ def export_onnx(bundle: OpenBundle, target: Path) -> int:
 
     Raises:
         BundleError: a shard is malformed or does not hash to its name.
-        PackageError: the file cannot be written.
+        PackageError: the shards are not ONNX, or the file cannot be written.
     """
+    if bundle.manifest.shard_format != "onnx":
+        raise PackageError(f"{bundle.folder}: its shards are TFLite models; only bundles of ONNX shards are exported")
     count = len(bundle.manifest.shards)
     for blob in bundle.manifest.blobs(0, count):
         bundle.read(blob)

@@ -9,16 +9,14 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import onnx
 import onnx_ir as ir
 
+from edge.formats.processing import NO_PROCESSING, Processing
 from edge.formats.tensor import Array
 from host.errors import IngestError
-
-if TYPE_CHECKING:
-    from edge.formats.preprocess import Labels, Preprocess
 
 Tensors = Mapping[str, Array]
 Graph: TypeAlias = ir.Model
@@ -100,8 +98,7 @@ class Ingested:
         model: The model as it was found, shapes bound as asked, not yet normalised.
         samples: Inputs for verification and calibration.
         golden: At least one; two of different size where the model is dynamic.
-        preprocess: The steps from a photo to the input, if known.
-        classes: How an output is read as a class, if known.
+        processing: How inputs are made and answers are read, as far as it is known.
         holdout: Inputs that calibration never sees, for an honest fidelity figure; empty when there are too few.
         holdout_groups: What each of those was taken from, such as the photo of a crop; empty where each stands alone.
         notes: Things the user should hear, such as "inputs are synthetic".
@@ -111,8 +108,7 @@ class Ingested:
     model: Model
     samples: tuple[Tensors, ...]
     golden: tuple[Golden, ...]
-    preprocess: Preprocess | None = None
-    classes: Labels | None = None
+    processing: Processing = NO_PROCESSING
     holdout: tuple[Tensors, ...] = ()
     holdout_groups: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -121,7 +117,7 @@ class Ingested:
     @property
     def labels(self) -> tuple[str, ...] | None:
         """Class names in output order, if known."""
-        return self.classes.names if self.classes is not None else None
+        return self.processing.classes
 
 
 def copied(model: ir.Model) -> ir.Model:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from edge.formats.tensor import DTYPES, MAX_TENSOR_BYTES
+from edge.formats.tensor import DTYPES, MAX_TENSOR_BYTES, Array, dtype_of, held_bytes
 from host.model import Model, Tensors
 from host.reference import Reference
 
@@ -21,7 +21,8 @@ class Observed:
     """One tensor as it was seen.
 
     Attributes:
-        dtype: numpy name, or `""` for what is not a dense tensor (a sequence, an absent optional).
+        dtype: key of `edge.formats.tensor.DTYPES`, another numpy name, or `""` for what is not a dense tensor (a
+            sequence, an absent optional).
         shape: the first run's.
         dims: like `shape`, None where the dimension may differ between inputs.
         size_bytes: in the first run.
@@ -91,7 +92,11 @@ def _as_declared(value: ir.Value, samples: Sequence[Tensors]) -> Observed:
     first = samples[0][str(value.name)]
     open_axes = _open_axes(value, first.ndim)
     dims = tuple(None if is_open else size for is_open, size in zip(open_axes, first.shape, strict=True))
-    return Observed(dtype=first.dtype.name, shape=first.shape, dims=dims, size_bytes=first.nbytes)
+    return Observed(dtype=_dtype_name(first), shape=first.shape, dims=dims, size_bytes=held_bytes(first))
+
+
+def _dtype_name(array: Array) -> str:
+    return dtype_of(array) or array.dtype.name
 
 
 def _is_static(graph: ir.Graph) -> bool:
@@ -109,7 +114,7 @@ def _merge(seen: Iterable[object], *, static: bool) -> Observed:
         first.shape[axis] if static and len({array.shape[axis] for array in arrays}) == 1 else None
         for axis in range(first.ndim)
     )
-    return Observed(dtype=first.dtype.name, shape=first.shape, dims=dims, size_bytes=first.nbytes)
+    return Observed(dtype=_dtype_name(first), shape=first.shape, dims=dims, size_bytes=held_bytes(first))
 
 
 def total_bytes(names: Iterable[str], observed: Mapping[str, Observed]) -> int:

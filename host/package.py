@@ -1,5 +1,7 @@
 """From a model file and a profile to a bundle: the whole way of the data on the workstation."""
 
+from __future__ import annotations
+
 import dataclasses
 import math
 import re
@@ -7,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edge.formats.bundle import (
     Blob,
@@ -27,15 +30,24 @@ from host.compress.data.inputs import own_samples
 from host.compress.learned import load_learned
 from host.compress.pipeline import Compressed, Say, compress, silent
 from host.compress.recipe import Recipe, dump_recipe, load_recipe, recipe_for
-from host.compress.report.records import REPORT_FILE, Report, decode_report, encode_report
-from host.compress.report.summary import Judge, recipe_digest, short_report
+from host.compress.report.records import Report, encode_report
+from host.compress.report.summary import Judge, report_beside, short_report
 from host.errors import PackageError
-from host.ingest import ingest
-from host.model import Ingested, Model, Tensors
-from host.partition.build import Partition, partition
+from host.ingest import ingest, is_tflite, require_litert
+from host.ingest.inputs import input_specs
+from host.model import Golden, Ingested, Model, Tensors
+from host.partition.build import partition
 from host.partition.shards import MAX_SHARDS
+from host.parts import Answered, Parts
+from host.passes.transaction import PassOutcome
+from host.processing import processing_for, read_processing
 from host.reference import Reference
 from host.sign import signer
+from host.streams import Streams, parse_buckets, parse_states, resolve
+from host.twins import check_twin, converted_twin, partition_with_twin, read_twin, with_twin
+
+if TYPE_CHECKING:
+    from host.tflite.model import TfliteModel
 
 FLOAT_TOLERANCE = 1e-4
 """Relative error of fp32 shards against the whole model, across processors."""
@@ -58,8 +70,9 @@ _TOLERANCES = {
     "int4": INT4_TOLERANCE,
     "int8": INT8_TOLERANCE,
     "int8-dynamic": INT8_TOLERANCE,
+    "int8-weights": INT4_TOLERANCE,
 }
-_LEAST_COSINE = {"none": 0.9999, "float16": 0.999, "int8": 0.9, "int8-dynamic": 0.9, "int4": 0.8}
+_LEAST_COSINE = {"none": 0.9999, "float16": 0.999, "int8": 0.9, "int8-dynamic": 0.9, "int8-weights": 0.9, "int4": 0.8}
 _PRUNED_SLACK = 0.05
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
@@ -70,13 +83,17 @@ class PackageRequest:
     """What to package, for which device, and where to.
 
     Attributes:
-        source: a path that ends in `.onnx`, `package.module:factory`, or empty for the default model.
+        source: a path that ends in `.onnx` or `.tflite`, `package.module:factory`, or empty for the default model.
         profile: profile id or path.
         target: folder of the bundle.
+        twin: a TFLite file of the same weights, whose shards go into the bundle too; None for one runtime.
         quantize: a mode of `host.compress.recipe.MODES`, or None for what the profile prefers.
         recipe: recipe file, or None; a report beside it that tells how it was found goes into the bundle.
         shapes: sizes for dynamic dimensions.
+        states: what a stream carries along, as `INPUT=OUTPUT`, see `host.streams`.
+        buckets: dimensions that clients pad, as `INPUT:AXIS=SIZE,SIZE`, see `host.streams`.
         inputs: `file.npz` or `package.module:callable`.
+        processing: TOML file of what is done before and after the model; None for what the source says.
         name: of the model in topics; from the source when None.
         version: orders updates.
         expires: ISO date, or None.
@@ -85,15 +102,21 @@ class PackageRequest:
             exceed the profile's limit.
         key: PEM file with the Ed25519 private key to sign with, or None.
         replace: whether a bundle at `target` may be replaced.
+        convert_twin: whether the twin is made of the source by a converter.
+        to_tflite: whether a source of another format is converted to TFLite first.
     """
 
     source: str
     profile: str
     target: Path
+    twin: Path | None = None
     quantize: str | None = None
     recipe: Path | None = None
     shapes: Mapping[str, int | tuple[int, ...]] = field(default_factory=dict)
+    states: Sequence[str] = ()
+    buckets: Sequence[str] = ()
     inputs: str | None = None
+    processing: Path | None = None
     name: str | None = None
     version: str = "1.0.0"
     expires: str | None = None
@@ -101,6 +124,8 @@ class PackageRequest:
     slice_above_bytes: int | None = None
     key: Path | None = None
     replace: bool = False
+    convert_twin: bool = False
+    to_tflite: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,13 +134,13 @@ class Packaged:
 
     Attributes:
         bundle: opened.
-        compressed: the model and how it came about.
+        outcomes: of every graph pass, in order; none of a TFLite model.
         report: what was measured.
         notes: things the user should hear.
     """
 
     bundle: OpenBundle
-    compressed: Compressed
+    outcomes: tuple[PassOutcome, ...]
     report: Report
     notes: tuple[str, ...]
 
@@ -135,29 +160,87 @@ def package(request: PackageRequest, *, say: Say = silent) -> Packaged:
     _check_request(request)
     if request.recipe is not None and request.quantize is not None:
         raise PackageError(f"--recipe {request.recipe} says how to quantize: leave out --quantize {request.quantize}")
-    recipe = load_recipe(request.recipe) if request.recipe else recipe_for(profile, quantize=request.quantize)
     sign = signer(request.key) if request.key is not None else None
+    if request.to_tflite or is_tflite(request.source):
+        if _has_twin(request):
+            raise PackageError("a twin goes with an ONNX or PyTorch model: that is the other one")
+        require_litert(request.source)
+        from host.tflite.package import tflite_parts
+
+        parts = tflite_parts(request, profile, say=say)
+    else:
+        parts = _onnx_parts(request, profile, say)
+    say(f"writing {request.target}")
+    content = dataclasses.replace(_content(request, profile, parts), report=encode_report(parts.report), signer=sign)
+    if parts.twins is not None:
+        content = with_twin(content, parts.twins)
+    bundle = write_bundle(content, request.target, replace=request.replace)
+    return Packaged(bundle=bundle, outcomes=parts.outcomes, report=parts.report, notes=parts.notes)
+
+
+def _onnx_parts(request: PackageRequest, profile: DeviceProfile, say: Say) -> Parts:
+    recipe = load_recipe(request.recipe) if request.recipe else recipe_for(profile, quantize=_quantize(request))
+    twin = _twin(request, recipe, say)
     say("reading the model")
     ingested = ingest(request.source, shapes=request.shapes, inputs=request.inputs)
+    streams = _streams(request, ingested)
+    ingested = dataclasses.replace(ingested, golden=streams.golden)
     learned = load_learned(request.recipe, recipe.learned) if request.recipe and recipe.learned else None
     compressed = compress(ingested, recipe, learned=learned, say=say)
     say("measuring")
     report = _report(request, profile, ingested, compressed)
     say("cutting into layers and shards")
     samples = [golden.inputs for golden in ingested.golden]
-    parts = partition(
-        compressed.model,
-        samples,
-        max_shard_bytes=profile.shard_limit_bytes,
-        max_shards=request.max_shards,
-        slice_above_bytes=request.slice_above_bytes,
+    limits = {"max_shard_bytes": profile.shard_limit_bytes, "max_shards": request.max_shards}
+    twins = None if twin is None else partition_with_twin(compressed.model, ingested, twin, **limits)
+    if twins is not None:
+        cut = twins.partition
+    else:
+        cut = partition(compressed.model, samples, **limits, slice_above_bytes=request.slice_above_bytes)
+    return Parts(
+        name=ingested.model.name,
+        origin=ingested.model.origin,
+        partition=cut,
+        runtimes=(RuntimeNeed(name="onnxruntime", least_version=LEAST_RUNTIME),),
+        recipe=compressed.recipe,
+        learned=compressed.learned_bytes,
+        pairs=_golden(ingested.golden, compressed.model),
+        streams=streams,
+        tolerance=_tolerance(compressed.recipe),
+        report=report,
+        processing=ingested.processing,
+        twins=twins,
+        outcomes=compressed.outcomes,
+        notes=ingested.notes,
     )
-    say(f"writing {request.target}")
-    content = dataclasses.replace(
-        _content(request, profile, ingested, compressed, parts), report=encode_report(report), signer=sign
-    )
-    bundle = write_bundle(content, request.target, replace=request.replace)
-    return Packaged(bundle=bundle, compressed=compressed, report=report, notes=ingested.notes)
+
+
+def _streams(request: PackageRequest, ingested: Ingested) -> Streams:
+    states, buckets = parse_states(request.states), parse_buckets(request.buckets)
+    if not states and not buckets:
+        return Streams(states=(), buckets=(), golden=ingested.golden)
+    specs = input_specs(ingested.model.ir)
+    dims = {spec.name: spec.shape or (None,) * ingested.golden[0].inputs[spec.name].ndim for spec in specs}
+    return resolve(states, buckets, ingested.golden, dims=dims, run=Reference(ingested.model, mode="exact").run)
+
+
+def _has_twin(request: PackageRequest) -> bool:
+    return request.convert_twin or request.twin is not None
+
+
+def _twin(request: PackageRequest, recipe: Recipe, say: Say) -> TfliteModel | None:
+    if not _has_twin(request):
+        return None
+    check_twin(recipe, sliced=request.slice_above_bytes is not None)
+    if request.twin is not None:
+        return read_twin(request.twin)
+    say("converting the model to TFLite")
+    return converted_twin(request.source, shapes=request.shapes, inputs=request.inputs)
+
+
+def _quantize(request: PackageRequest) -> str | None:
+    """Return the mode that is asked for; beside a twin it is none: what both share are the weights as they came."""
+    return "none" if _has_twin(request) and request.quantize is None else request.quantize
 
 
 def _check_request(request: PackageRequest) -> None:
@@ -168,6 +251,8 @@ def _check_request(request: PackageRequest) -> None:
     if request.expires is not None and not _is_date(request.expires):
         raise PackageError(f"expiry {request.expires!r} is no date: give YYYY-MM-DD")
     check_target(request.target, replace=request.replace)
+    if request.processing is not None:
+        read_processing(request.processing)  # before the work begins; again when the outputs are known
 
 
 def _is_date(text: str) -> bool:
@@ -177,90 +262,77 @@ def _is_date(text: str) -> bool:
         return False
 
 
-def _content(
-    request: PackageRequest, profile: DeviceProfile, ingested: Ingested, compressed: Compressed, parts: Partition
-) -> BundleContent:
-    blobs = dict(parts.blobs)
+def _content(request: PackageRequest, profile: DeviceProfile, parts: Parts) -> BundleContent:
+    cut = parts.partition
+    declared = processing_for(request.processing, parts.processing, inputs=cut.inputs, outputs=cut.outputs)
+    blobs = {**cut.blobs, **declared.files}
 
     def store(data: bytes) -> Blob:
         blob = blob_of(data)
         blobs[blob.digest] = data
         return blob
 
-    quantized = compressed.recipe.quantize.mode
-    pairs = _golden(ingested, compressed.model)
-    origin = ingested.model.origin
+    quantized = parts.recipe.quantize.mode
     manifest = Manifest(
-        name=request.name or ingested.model.name,
+        name=request.name or parts.name,
         version=request.version,
         origin=Origin(
-            format=origin.format,
-            digest=origin.digest,
-            licence=origin.licence or "unknown",
-            description=origin.description,
+            format=parts.origin.format,
+            digest=parts.origin.digest,
+            licence=parts.origin.licence or "unknown",
+            description=parts.origin.description,
         ),
         profile=profile.id,
         max_shard_bytes=profile.shard_limit_bytes,
         compression=Compression(
             quantize=quantized,
-            variant=compressed.recipe.quantize.variant if quantized == "int8" else "",
-            recipe=store(dump_recipe(compressed.recipe).encode()),
-            learned=store(compressed.learned_bytes) if compressed.learned_bytes else None,
+            variant=parts.recipe.quantize.variant if quantized == "int8" else "",
+            recipe=store(dump_recipe(parts.recipe).encode()),
+            learned=store(parts.learned) if parts.learned else None,
         ),
-        operators=parts.operators,
-        runtimes=(RuntimeNeed(name="onnxruntime", least_version=LEAST_RUNTIME),),
-        header=parts.header,
-        inputs=parts.inputs,
-        outputs=parts.outputs,
-        tensors=parts.tensors,
-        cuts=parts.cuts,
-        layers=parts.layers,
-        shards=parts.shards,
-        golden=tuple(_stored(pair, store) for pair in pairs),
-        tolerance=_tolerance(compressed.recipe),
-        least_cosine=_least_cosine(compressed.recipe, pairs),
-        preprocess=ingested.preprocess,
-        labels=ingested.classes,
+        operators=cut.operators,
+        runtimes=parts.runtimes,
+        header=cut.header,
+        inputs=cut.inputs,
+        outputs=cut.outputs,
+        tensors=cut.tensors,
+        cuts=cut.cuts,
+        layers=cut.layers,
+        shards=cut.shards,
+        golden=tuple(_stored(pair, store) for pair in parts.pairs),
+        tolerance=parts.tolerance,
+        least_cosine=_least_cosine(parts.recipe, parts.pairs),
+        processing=declared.processing,
         expires=request.expires,
+        states=parts.streams.states,
+        buckets=parts.streams.buckets,
     )
     decode_manifest(encode_manifest(manifest))
     return BundleContent(
         manifest=manifest,
         blobs=blobs,
         tag=request.version,
-        parameter_count=parts.parameter_count,
+        parameter_count=cut.parameter_count,
     )
 
 
 def _report(request: PackageRequest, profile: DeviceProfile, ingested: Ingested, compressed: Compressed) -> Report:
     """The report that lies beside the recipe where it is of this very model, else what is measured now."""
-    path = request.recipe.with_name(REPORT_FILE) if request.recipe is not None else None
-    if path is not None and path.is_file():
-        found = decode_report(path.read_bytes(), where=str(path))
-        if found.recipe == recipe_digest(compressed.recipe) and found.source_digest == ingested.model.origin.digest:
-            return found
+    found = report_beside(request.recipe, compressed.recipe, ingested.model.origin.digest)
+    if found is not None:
+        return found
     judge = Judge(compressed.original, own_samples(ingested))
     return short_report(compressed, profile=profile.id, evaluations=judge.both(compressed), notes=ingested.notes)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Answered:
-    """A golden input with what the source and the compressed whole answer."""
-
-    inputs: Tensors
-    outputs: Tensors
-    whole: Tensors
-
-
-def _golden(ingested: Ingested, whole: Model) -> tuple[_Answered, ...]:
+def _golden(golden: Sequence[Golden], whole: Model) -> tuple[Answered, ...]:
     reference = Reference(whole, mode="exact")
     return tuple(
-        _Answered(inputs=golden.inputs, outputs=golden.outputs, whole=reference.run(golden.inputs))
-        for golden in ingested.golden
+        Answered(inputs=pair.inputs, outputs=pair.outputs, whole=reference.run(pair.inputs)) for pair in golden
     )
 
 
-def _stored(pair: _Answered, store: Callable[[bytes], Blob]) -> GoldenPair:
+def _stored(pair: Answered, store: Callable[[bytes], Blob]) -> GoldenPair:
     return GoldenPair(
         inputs=store(golden_frame(pair.inputs)),
         outputs=store(golden_frame(pair.outputs)),
@@ -273,7 +345,7 @@ def _tolerance(recipe: Recipe) -> float:
     return max(least, _TOLERANCES[recipe.quantize.mode])
 
 
-def _least_cosine(recipe: Recipe, pairs: Sequence[_Answered]) -> float:
+def _least_cosine(recipe: Recipe, pairs: Sequence[Answered]) -> float:
     """What every answer must keep of the source's.
 
     Where the recipe prunes, the source's own golden inputs say what can be asked for, less a little for other

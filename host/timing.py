@@ -8,9 +8,11 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
+from typing import Protocol
 
 import onnx_ir as ir
 
+from edge.formats.tensor import Array
 from host.model import Model, Tensors
 from host.reference import Mode, Reference
 from host.trace import traced
@@ -47,6 +49,13 @@ class CpuTime:
     name: str
     seconds: float
     ratio: float
+
+
+class Timed(Protocol):
+    """Whatever runs a model on one thread of this process."""
+
+    def run(self, inputs: Tensors) -> Mapping[str, Array]:
+        """Array by output name for one sample."""
 
 
 def node_times(
@@ -98,10 +107,7 @@ def cpu_times(
     mode: Mode = "default",
     seed: int = 0,
 ) -> tuple[CpuTime, ...]:
-    """Measure the CPU time of models side by side, each on one thread.
-
-    Every round runs each model once on the same sample, in an order shuffled anew, so that what disturbs the machine
-    for a while disturbs all of them. CPU time is the process's: other threads of this process must be idle.
+    """Measure the CPU time of ONNX models side by side, each on one thread; see `runner_times`.
 
     Args:
         models: By name; the ratios are to the first.
@@ -114,6 +120,26 @@ def cpu_times(
         RuntimeRefusedError: If onnxruntime refuses a model or its inputs.
     """
     loaded = {name: Reference(model, mode=mode) for name, model in models.items()}
+    return runner_times(loaded, samples, rounds=rounds, seed=seed)
+
+
+def runner_times(
+    loaded: Mapping[str, Timed], samples: Sequence[Tensors], *, rounds: int = 31, seed: int = 0
+) -> tuple[CpuTime, ...]:
+    """Measure the CPU time of loaded models side by side.
+
+    Every round runs each model once on the same sample, in an order shuffled anew, so that what disturbs the machine
+    for a while disturbs all of them. CPU time is the process's: other threads of this process must be idle.
+
+    Args:
+        loaded: By name, each on one thread; the ratios are to the first.
+        samples: Inputs that all models take; they take turns.
+        rounds: How many measured rounds.
+        seed: Of the orders.
+
+    Raises:
+        RuntimeRefusedError: If a model does not take its inputs.
+    """
     for reference in loaded.values():
         for sample in islice(cycle(samples), _WARM_UP):
             reference.run(sample)

@@ -102,9 +102,27 @@ ZOO: tuple[ZooModel, ...] = (
     ),
     *(_topology(file, name) for file, name in _TOPOLOGIES),
 )
-"""Every model of the conformance tests, those with real weights first."""
+"""Every model of the conformance tests that becomes ONNX shards, those with real weights first."""
+
+
+def _mediapipe(name: str, folder: str, file: str, *, inputs: str | None) -> ZooModel:
+    path = packaged_file("mediapipe", "modules", folder, f"{file}.tflite")
+    return ZooModel(name=name, source=str(path), inputs=f"{_INPUTS}:{inputs}" if inputs else None)
+
+
+TFLITE_ZOO: tuple[ZooModel, ...] = (
+    _mediapipe("selfie-segmentation", "selfie_segmentation", "selfie_segmentation", inputs="selfie_segmentation"),
+    _mediapipe("blazeface-short", "face_detection", "face_detection_short_range", inputs="blazeface_short"),
+    _mediapipe("face-landmark", "face_landmark", "face_landmark", inputs="face_landmark"),
+    # Its weights are sparse in the file: DENSIFY and DEQUANTIZE make them.
+    _mediapipe("blazeface-sparse", "face_detection", "face_detection_full_range_sparse", inputs="blazeface_sparse"),
+)
+"""TFLite models, all with weights in half precision."""
+
+REFUSED_TFLITE = _mediapipe("face-attention", "face_landmark", "face_landmark_with_attention", inputs=None)
+"""A TFLite model with custom operators that LiteRT does not have."""
 
 
 def zoo_model(name: str) -> ZooModel:
     """The model of that name."""
-    return next(model for model in ZOO if model.name == name)
+    return next(model for model in (*ZOO, *TFLITE_ZOO) if model.name == name)

@@ -136,6 +136,31 @@ def zfnet512() -> list[Sample]:
     return _topology_photo("gpu_0/data_0")
 
 
+def selfie_segmentation() -> list[Sample]:
+    """A photo as MediaPipe's graph gives it, float32[1, 256, 256, 3] from 0 to 1."""
+    return [{"input_1": _pixels(256)}]
+
+
+def blazeface_short() -> list[Sample]:
+    """A photo, float32[1, 128, 128, 3] from -1 to 1."""
+    return [{"input": _pixels(128) * 2 - 1}]
+
+
+def face_landmark() -> list[Sample]:
+    """A photo, float32[1, 192, 192, 3] from 0 to 1."""
+    return [{"input_1": _pixels(192)}]
+
+
+def blazeface_sparse() -> list[Sample]:
+    """A photo, float32[1, 192, 192, 3] from -1 to 1."""
+    return [{"input_1": _pixels(192) * 2 - 1}]
+
+
+def _pixels(side: int) -> Floats:
+    image = photos()[0][0].resize((side, side), Image.Resampling.BICUBIC)
+    return (np.asarray(image, np.float32)[None] / 255).astype(np.float32)
+
+
 def _topology_photo(name: str) -> list[Sample]:
     return [{name: _photo(photos()[0][0], 224, mean=_MEAN, deviation=_DEVIATION)}]
 

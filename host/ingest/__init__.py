@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 from host.dotted import DOTTED
@@ -11,25 +12,39 @@ from host.model import Ingested
 from host.passes.bind_shapes import Binding
 
 _NO_SHAPES: Mapping[str, Binding] = {}
+_TENSORFLOW = frozenset((".h5", ".hdf5", ".keras", ".pb"))
 _UNSUPPORTED = {
-    ".tflite": "TFLite models are not read yet",
     ".pt": "a PyTorch checkpoint holds no architecture; write a factory and pass package.module:factory",
     ".pth": "a PyTorch checkpoint holds no architecture; write a factory and pass package.module:factory",
     ".pt2": "exported PyTorch programs are not read yet; pass package.module:factory",
     ".safetensors": "safetensors hold no architecture; write a factory and pass package.module:factory",
     ".gguf": "GGUF files hold no graph; pass package.module:factory",
-    ".pb": "TensorFlow graphs are not read yet; convert it to ONNX with tf2onnx",
-    ".keras": "Keras models are not read yet; convert it to ONNX with tf2onnx",
-    ".h5": "Keras models are not read yet; convert it to ONNX with tf2onnx",
 }
+
+
+def is_tflite(source: str) -> bool:
+    """Tell whether a source is a TFLite file, which `host.ingest.tflite` reads."""
+    return Path(source).suffix.lower() == ".tflite"
+
+
+def require_litert(source: str) -> None:
+    """Raise `IngestError` where the package that reads and runs TFLite files is missing."""
+    if find_spec("ai_edge_litert") is None:
+        raise IngestError(f"{source}: ai-edge-litert is not installed: pip install 'shardwire[litert]'")
+
+
+def is_tensorflow(path: Path) -> bool:
+    """Tell whether a path is a TensorFlow model: the folder of a SavedModel, a Keras file, or a frozen graph."""
+    return path.suffix.lower() in _TENSORFLOW or (path / "saved_model.pb").is_file()
 
 
 def ingest(source: str, *, shapes: Mapping[str, Binding] = _NO_SHAPES, inputs: str | None = None) -> Ingested:
     """Read a model.
 
     Args:
-        source: A path that ends in ``.onnx``; ``package.module:factory`` of a torch module; or ``efficientnet-lite0``
-            (also when empty), the default model.
+        source: A path that ends in ``.onnx``; a TensorFlow model: the folder of a SavedModel, or a path that ends in
+            ``.keras``, ``.h5``, ``.hdf5`` or ``.pb``; ``package.module:factory`` of a torch module; or
+            ``efficientnet-lite0`` (also when empty), the default model.
         shapes: Sizes for dynamic dimensions, by dimension or input name.
         inputs: ``file.npz`` or ``package.module:callable`` with inputs for verification and calibration.
 
@@ -43,7 +58,13 @@ def ingest(source: str, *, shapes: Mapping[str, Binding] = _NO_SHAPES, inputs: s
         from host.ingest.zoo import ingest_efficientnet_lite0
 
         return ingest_efficientnet_lite0()
+    if is_tflite(source):
+        raise UnsupportedModelError(f"{source}: this needs an ONNX or PyTorch model, not a TFLite file")
     path = Path(source)
+    if is_tensorflow(path):
+        from host.ingest.tensorflow import ingest_tensorflow
+
+        return ingest_tensorflow(path, shapes=shapes, inputs=inputs)
     if reason := _UNSUPPORTED.get(path.suffix.lower()):
         raise UnsupportedModelError(f"{source}: {reason}")
     if path.suffix.lower() == ".onnx" or path.is_file():

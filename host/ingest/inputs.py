@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from edge.formats.tensor import DTYPES, Array
+from edge.formats.tensor import DTYPES, Array, as_tensor
 from host.dotted import DOTTED, resolve
 from host.errors import IngestError, UnsupportedModelError
 from host.model import Tensors
@@ -20,6 +20,7 @@ MAX_INPUTS_BYTES = 2 << 30
 MAX_SAMPLES = 4096
 
 _SEED = 0x5EED
+_WORDS = ("the", "quick", "brown", "fox", "")
 _NO_NUMPY = frozenset({ir.DataType.UNDEFINED, ir.DataType.STRING})
 # Sizes for (batch, other dynamic dimensions), tried until the model accepts them; convolutional models want
 # multiples of 32, recurrent ones short sequences.
@@ -103,7 +104,7 @@ def load_inputs(source: str, specs: tuple[InputSpec, ...] | None) -> tuple[Tenso
 def synthetic_candidates(specs: tuple[InputSpec, ...], *, second: bool) -> Iterable[Tensors]:
     """Made-up inputs of several sizes, for the caller to try on the model.
 
-    Floats are standard normal, integers 0 or 1, all from a fixed seed.
+    Floats are standard normal, integers 0 or 1, text a few words, all from a fixed seed.
 
     Args:
         specs: Inputs of the model; each must have a rank.
@@ -147,7 +148,7 @@ def _from_npz(path: Path, specs: tuple[InputSpec, ...]) -> list[Tensors]:
             raise IngestError(f"--inputs {path}: {size_bytes} bytes are more than {MAX_INPUTS_BYTES}")
         # The one place that reads arrays from outside; without pickle.
         with np.load(path, allow_pickle=False) as stored:  # noqa: TID251
-            arrays = {name: stored[name] for name in stored.files}
+            arrays = {name: as_tensor(stored[name]) for name in stored.files}
     except FileNotFoundError as error:
         raise IngestError(f"--inputs {path}: no such file") from error
     except (OSError, ValueError, zipfile.BadZipFile, EOFError, MemoryError) as error:
@@ -169,7 +170,7 @@ def _from_callable(source: str) -> list[Tensors]:
     try:
         result = function()
         found = [result] if isinstance(result, Mapping) else list(result)
-        return [{str(name): np.asarray(array) for name, array in sample.items()} for sample in found[:MAX_SAMPLES]]
+        return [{str(name): as_tensor(array) for name, array in sample.items()} for sample in found[:MAX_SAMPLES]]
     except Exception as error:
         raise IngestError(
             f"--inputs {source}: {type(error).__name__}: {error}; it must take nothing and return a mapping of "
@@ -211,4 +212,6 @@ def _dtype_name(value: ir.Value) -> str:
 def _random(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     if dtype.kind == "f":
         return np.asarray(rng.standard_normal(shape)).astype(dtype)
+    if dtype.kind == "O":
+        return np.asarray(np.array(_WORDS, object)[rng.integers(0, len(_WORDS), shape)], object).reshape(shape)
     return np.asarray(rng.integers(0, 2, shape)).astype(dtype)

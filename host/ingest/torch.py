@@ -46,17 +46,8 @@ def ingest_torch(source: str, *, shapes: Mapping[str, Binding], inputs: str | No
     Raises:
         IngestError: If torch is missing, the factory fails, the module cannot be exported, or inputs do not fit.
     """
-    require_torch()
-    module, example = _made(source)
-    if example is None:
-        if inputs is None:
-            raise IngestError(
-                f"{source} returns no example inputs: return (module, inputs), or pass --inputs with one array for "
-                "each argument of its forward"
-            )
-        example = load_inputs(inputs, None)[0]
-    arguments = _arguments(module, example, source)
-    origin = Origin(format="torch", digest=_digest(module, source), description=f"{source}, exported to ONNX")
+    module, arguments = torch_module(source, inputs=inputs)
+    origin = Origin(format="torch", digest=state_digest(module, source), description=f"{source}, exported to ONNX")
     exporter = _Exporter(module=module, arguments=arguments, source=source, origin=origin, shapes=shapes)
     model = exporter.plain(module)
     if len(model.ir.graph.inputs) != len(arguments):
@@ -66,6 +57,28 @@ def ingest_torch(source: str, *, shapes: Mapping[str, Binding], inputs: str | No
     )
     golden = tuple(_golden(module, pair, tuple(arguments), source) for pair in found.golden)
     return dataclasses.replace(found, golden=golden, torch=exporter)
+
+
+def torch_module(source: str, *, inputs: str | None) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
+    """What a factory makes: a module in evaluation mode, and an example tensor by argument name of its ``forward``.
+
+    Args:
+        source: ``package.module:factory``, see `ingest_torch`.
+        inputs: ``file.npz`` or ``package.module:callable``; needed when the factory gives no example inputs.
+
+    Raises:
+        IngestError: If torch is missing, the factory fails, or the inputs do not fit.
+    """
+    require_torch()
+    module, example = _made(source)
+    if example is None:
+        if inputs is None:
+            raise IngestError(
+                f"{source} returns no example inputs: return (module, inputs), or pass --inputs with one array for "
+                "each argument of its forward"
+            )
+        example = load_inputs(inputs, None)[0]
+    return module, _arguments(module, example, source)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,7 +142,7 @@ def export(module: torch.nn.Module, arguments: Mapping[str, torch.Tensor], sourc
 
     module.eval()
     try:
-        with _silence():
+        with no_chatter():
             program = torch.onnx.export(
                 module, kwargs=dict(arguments), dynamo=True, opset_version=OPSET, verbose=False, optimize=True
             )
@@ -161,7 +174,7 @@ def evaluate(module: torch.nn.Module, inputs: Mapping[str, Array]) -> list[Array
     # How a sum is split over threads changes its last bits, and golden outputs are signed.
     torch.set_num_threads(1)
     try:
-        with torch.no_grad(), _silence():
+        with torch.no_grad(), no_chatter():
             result = module(**{name: torch.from_numpy(np.array(array)) for name, array in inputs.items()})
     finally:
         torch.set_num_threads(threads)
@@ -187,7 +200,7 @@ def _made(source: str) -> tuple[torch.nn.Module, Any]:
 
     factory = resolve(source, fault=IngestError, option="model")
     try:
-        with _silence():
+        with no_chatter():
             made = factory()
     except (Exception, SystemExit) as error:
         reason = " ".join(str(error).split())
@@ -229,7 +242,8 @@ def _golden(module: torch.nn.Module, pair: Golden, arguments: tuple[str, ...], s
     return Golden(inputs=pair.inputs, outputs=outputs)
 
 
-def _digest(module: torch.nn.Module, source: str) -> str:
+def state_digest(module: torch.nn.Module, source: str) -> str:
+    """Digest of the factory's name and of the module's weights: ``sha256:…``."""
     digest = hashlib.sha256(source.encode())
     for name, tensor in sorted(module.state_dict().items()):
         array = tensor.detach().cpu().contiguous()
@@ -245,7 +259,7 @@ def _byte_type() -> torch.dtype:
 
 
 @contextlib.contextmanager
-def _silence() -> Iterator[None]:
+def no_chatter() -> Iterator[None]:
     """Keep the exporter's progress, warnings and logs away from the user's terminal."""
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)

@@ -17,9 +17,11 @@ import msgspec
 import numpy as np
 from PIL import Image
 
-from edge.formats.preprocess import CentreCrop, Labels, Normalise, Preprocess, Resize
+from edge.formats.answers import Softmax, Top
+from edge.formats.processing import AnswerRecipe, InputRecipe, Processing
+from edge.formats.steps import CentreCrop, DecodeImage, Layout, Normalise, Resize
 from edge.formats.tensor import Array
-from edge.preprocess import prepare_image
+from edge.processing.prepare import prepare_image
 from host.errors import IngestError
 from host.model import Golden, Ingested, Model, Origin, from_bytes, to_bytes
 from host.passes.forget import forget_texts
@@ -29,17 +31,19 @@ if TYPE_CHECKING:
 
 INPUT = "image"
 SIDE_PIXELS = 224
-PREPROCESS = Preprocess(
-    input=INPUT,
-    colour="RGB",
+PREPROCESS = InputRecipe(
+    name=INPUT,
     steps=(
+        DecodeImage(colour="RGB"),
         CentreCrop(ratio=SIDE_PIXELS / 256),
         Resize(width=SIDE_PIXELS, height=SIDE_PIXELS, resample="bicubic"),
         Normalise(mean=(127.0, 127.0, 127.0), std=(128.0, 128.0, 128.0)),
+        Layout(to="NCHW"),
     ),
-    layout="NCHW",
 )
-_WITHOUT_CROP = msgspec.structs.replace(PREPROCESS, steps=PREPROCESS.steps[1:])
+_WITHOUT_CROP = InputRecipe(
+    name=INPUT, steps=tuple(step for step in PREPROCESS.steps if not isinstance(step, CentreCrop))
+)
 CALIBRATION_CROPS_PER_PHOTO = 3
 HOLDOUT_CROPS_PER_PHOTO = 5
 
@@ -94,8 +98,10 @@ def ingest_efficientnet_lite0() -> Ingested:
         model=model,
         samples=tuple({INPUT: array} for array in (*plain, *crops)),
         golden=(golden,),
-        preprocess=PREPROCESS,
-        classes=Labels(output=output, names=labels, softmax=True),
+        processing=Processing(
+            inputs=(PREPROCESS,),
+            answers=(AnswerRecipe(name="class", steps=(Softmax(output=output), Top(output=output, names=labels))),),
+        ),
         holdout=tuple({INPUT: array} for array in holdout),
         holdout_groups=tuple(f"photo {place}" for place in range(len(photos)) for _ in range(HOLDOUT_CROPS_PER_PHOTO)),
     )
@@ -158,6 +164,15 @@ def _cropped(photo: Image.Image, rng: np.random.Generator) -> Array:
     stream = io.BytesIO()
     crop.save(stream, format="PPM")
     return prepare_image(_WITHOUT_CROP, stream.getvalue(), where="calibration crop")
+
+
+def efficientnet_lite0_module() -> torch.nn.Module:
+    """The default model as a PyTorch module with its weights, in evaluation mode; it takes photos as `PREPROCESS` says.
+
+    Raises:
+        IngestError: If torch or a package that carries code or weights is missing.
+    """
+    return _module(_file(*_WEIGHTS))
 
 
 def _module(weights: Path) -> torch.nn.Module:

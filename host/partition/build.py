@@ -1,5 +1,7 @@
 """From an optimised model to the shard part of a manifest and its blobs."""
 
+from __future__ import annotations
+
 import zlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +9,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from edge.formats.bundle import BoundaryTensor, Layer, OperatorUse, Shard, encode_graph_part
-from edge.formats.tensor import TensorSpec
+from edge.formats.tensor import TensorSpec, pack
 from host.bundle import blob_of
 from host.model import Model, Tensors, all_nodes
 from host.observe import Observed, observe, total_bytes
@@ -15,12 +17,13 @@ from host.partition.cost import constant_bytes, constant_closure, layer_macs, pe
 from host.partition.fragments import boundary_fragments, header_fragment, shard_files
 from host.partition.layers import Layers, find_layers
 from host.partition.reordering import depth_first
-from host.partition.shards import MAX_SHARDS, LayerSize, group_layers
+from host.partition.shards import MAX_SHARDS, LayerSize, SizeOf, group_layers
 from host.partition.slicing import choose_cuts, with_slices
 from host.planning.branches import Unit, find_branches, units_of
 from host.reference import Reference
 
 _SLICING_ROUNDS = 4
+_NO_LIMIT_BYTES = 1 << 62
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,8 +70,36 @@ def partition(
         UnsupportedModelError: an input or output cannot travel.
         RuntimeRefusedError: onnxruntime cannot run the model.
     """
-    divided = _divide(model, samples, max_shard_bytes, slice_above_bytes)
+    divided = divide(model, samples, max_shard_bytes=max_shard_bytes, slice_above_bytes=slice_above_bytes)
+    return build(divided, samples, max_shard_bytes=max_shard_bytes, max_shards=max_shards)
+
+
+def build(
+    divided: Divided,
+    samples: Sequence[Tensors],
+    *,
+    max_shard_bytes: int,
+    max_shards: int = MAX_SHARDS,
+    least_bytes: SizeOf | None = None,
+) -> Partition:
+    """Group the layers of a divided model into shards.
+
+    Args:
+        divided: the model.
+        samples: as it was divided with.
+        max_shard_bytes: the profile's limit.
+        max_shards: how many shards are wanted at most.
+        least_bytes: what a shard of some layers counts at least, such as its size in another format.
+
+    Raises:
+        PartitionError: a layer alone exceeds the limit.
+    """
     layers, graph, observed = divided.layers, divided.model.ir.graph, divided.observed
+
+    def size_of(first: int, stop: int) -> int:
+        size = _run_bytes(layers, graph, first, stop)
+        return size if least_bytes is None else max(size, least_bytes(first, stop))
+
     described = _describe_layers(layers, graph, observed)
     ranges = group_layers(
         [
@@ -81,7 +112,7 @@ def partition(
             )
             for index, layer in enumerate(described)
         ],
-        lambda first, stop: _run_bytes(layers, graph, first, stop),
+        size_of,
         max_shard_bytes=max_shard_bytes,
         max_shards=max_shards,
         borders=_borders(divided),
@@ -103,10 +134,13 @@ def partition(
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Divided:
+class Divided:
     """A model in layers, after slicing.
 
     Attributes:
+        model: its nodes in the order of the layers.
+        observed: every tensor of it.
+        layers: what it is divided into.
         slices: names of the nodes that slices are made of.
         why: why a layer that is too large was not sliced, by its index.
     """
@@ -118,8 +152,25 @@ class _Divided:
     why: Mapping[int, str]
 
 
-def _divide(model: Model, samples: Sequence[Tensors], max_shard_bytes: int, slice_above_bytes: int | None) -> _Divided:
-    """Order the nodes by branches where that pays, slice what is too large, and find the layers."""
+def divide(
+    model: Model,
+    samples: Sequence[Tensors],
+    *,
+    max_shard_bytes: int | None = None,
+    slice_above_bytes: int | None = None,
+) -> Divided:
+    """Order the nodes by branches where that pays, slice what is too large, and find the layers.
+
+    Args:
+        model: normalised, optimised and fused.
+        samples: inputs to observe; two of different size where the model is dynamic.
+        max_shard_bytes: layers above this are sliced; None slices none.
+        slice_above_bytes: slice those above this too.
+
+    Raises:
+        UnsupportedModelError: an input or output cannot travel.
+        RuntimeRefusedError: onnxruntime cannot run the model.
+    """
     observed = observe(model, samples)
     layers = find_layers(model, observed)
     ordered = depth_first(model)
@@ -137,7 +188,7 @@ def _divide(model: Model, samples: Sequence[Tensors], max_shard_bytes: int, slic
             graph,
             observed,
             sizes,
-            max_shard_bytes=max_shard_bytes,
+            max_shard_bytes=_NO_LIMIT_BYTES if max_shard_bytes is None else max_shard_bytes,
             slice_above_bytes=slice_above_bytes,
             whole=slices,
         )
@@ -147,7 +198,7 @@ def _divide(model: Model, samples: Sequence[Tensors], max_shard_bytes: int, slic
         slices |= made
         observed = observe(model, samples)
         layers = find_layers(model, observed)
-    return _Divided(model=model, observed=observed, layers=layers, slices=slices, why=chosen.why)
+    return Divided(model=model, observed=observed, layers=layers, slices=slices, why=chosen.why)
 
 
 def _worth(layers: Layers, graph: ir.Graph, observed: Mapping[str, Observed]) -> tuple[int, int]:
@@ -165,7 +216,7 @@ def _units(layers: Layers, graph: ir.Graph, observed: Mapping[str, Observed]) ->
     )
 
 
-def _borders(divided: _Divided) -> dict[int, int]:
+def _borders(divided: Divided) -> dict[int, int]:
     """Return the cuts that keep branches apart: 2 beside slices, 1 elsewhere."""
     layers = divided.layers.layers
     sliced = [any(node.name in divided.slices for node in layer.nodes) for layer in layers]
@@ -225,7 +276,7 @@ def _shard(layers: Layers, graph: ir.Graph, first: int, stop: int, blobs: dict[s
     )
 
 
-def _boundary_tensors(divided: _Divided, borders: Sequence[int], sample: Tensors) -> tuple[BoundaryTensor, ...]:
+def _boundary_tensors(divided: Divided, borders: Sequence[int], sample: Tensors) -> tuple[BoundaryTensor, ...]:
     """Describe what is alive at any cut; how far it deflates, only where shards meet: that is what may travel."""
     observed = divided.observed
     names = dict.fromkeys(name for cut in divided.layers.cuts for name in cut)
@@ -251,7 +302,7 @@ def _deflated(model: Model, names: Collection[str], sample: Tensors) -> dict[str
     outputs = {str(value.name) for value in model.ir.graph.outputs}
     made = sorted(name for name in names if name not in given)
     found = Reference(model, extra_outputs=[name for name in made if name not in outputs]).run(sample, made)
-    return {name: len(zlib.compress((found if name in found else sample)[name].tobytes(), 1)) for name in names}
+    return {name: len(zlib.compress(pack(name, (found if name in found else sample)[name]), 1)) for name in names}
 
 
 def _operators(model: ir.Model) -> tuple[OperatorUse, ...]:

@@ -28,6 +28,7 @@ _ONNX_TYPES = {
     "float16": onnx.TensorProto.FLOAT16,
     "float32": onnx.TensorProto.FLOAT,
     "float64": onnx.TensorProto.DOUBLE,
+    "string": onnx.TensorProto.STRING,
 }
 
 

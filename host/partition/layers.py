@@ -9,7 +9,7 @@
 4. A layer is what lies between two neighbouring legal cuts.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -98,6 +98,29 @@ def find_layers(model: Model, observed: Mapping[str, Observed]) -> Layers:
         cuts=tuple(cuts[place] for place in bounds),
         constant_nodes=constant_nodes,
     )
+
+
+def joined(layers: Layers, bounds: Sequence[int]) -> Layers:
+    """Return the same model divided at some of its cuts only.
+
+    Args:
+        layers: of the model.
+        bounds: the cuts that stay, ascending; the first is 0, the last the number of layers.
+    """
+    found = []
+    for first, stop in pairwise(bounds):
+        run = layers.layers[first:stop]
+        nodes = tuple(node for layer in run for node in layer.nodes)
+        made = {str(value.name) for node in nodes for value in node.outputs}
+        found.append(
+            LayerNodes(
+                nodes=nodes,
+                reads=tuple(dict.fromkeys(name for layer in run for name in layer.reads if name not in made)),
+                constants=tuple(dict.fromkeys(name for layer in run for name in layer.constants)),
+            )
+        )
+    cuts = tuple(layers.cuts[bound] for bound in bounds)
+    return Layers(layers=tuple(found), cuts=cuts, constant_nodes=layers.constant_nodes)
 
 
 def _check_borders(graph: ir.Graph, observed: Mapping[str, Observed]) -> None:

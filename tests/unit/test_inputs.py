@@ -159,12 +159,20 @@ def test_what_a_model_takes_is_read_from_it() -> None:
     assert [str(spec) for spec in input_specs(model.ir)] == ["float32[n, 3, ?]", "int64[]"]
 
 
+def test_text_is_an_input_like_others() -> None:
+    specs = input_specs(model_of("main (string[n] x) => (string[n] y) { y = Identity (x) }").ir)
+    assert [str(spec) for spec in specs] == ["string[n]"]
+    made = synthetic(specs, batch=4, other=1)["x"]
+    assert made.shape == (4,)
+    assert all(isinstance(word, str) for word in made.tolist())
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         (
-            "main (string[1] x) => (string[1] y) { y = Identity (x) }",
-            "input 'x' has dtype string, which cannot travel between devices; allowed: bool, uint8, ",
+            "main (bfloat16[1] x) => (float[1] y) { y = Cast <to = 1> (x) }",
+            "input 'x' has dtype bfloat16, which cannot travel between devices; allowed: bool, uint8, ",
         ),
         (
             "main (float[1] x) => (bfloat16[1] y) { y = Cast <to = 16> (x) }",
