@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from edge.formats.bundle import Blob, Manifest
+from edge.formats.bundle import Blob, Manifest, ShardFormat
 from edge.formats.frame import Frame
 from edge.formats.message import FetchRequest, Speed
 from edge.formats.plan import Codec, Deployment
@@ -245,6 +245,7 @@ class LoadStage:
         route: which tensors it takes and gives.
         runtime: name of the runtime to load it with.
         must_run: refuse it when it does not run on zeros, too.
+        arrives, leaves: shard format in whose form tensors come and go; None for the bundle's own.
     """
 
     key: StageKey
@@ -255,6 +256,8 @@ class LoadStage:
     mode: Literal["default", "exact"]
     runtime: str
     must_run: bool = False
+    arrives: ShardFormat | None = None
+    leaves: ShardFormat | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -314,6 +317,7 @@ class RunBench:
         memory_bytes: what a session may take.
         most_seconds: how long the timing of shards may take.
         fits: whether operator speeds are fitted to them.
+        messages: whether messages and the link are measured, too, when it was asked for.
     """
 
     request_id: str
@@ -326,6 +330,7 @@ class RunBench:
     memory_bytes: int
     most_seconds: float
     fits: bool = False
+    messages: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

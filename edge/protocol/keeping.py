@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from edge.formats.bundle import Blob, Manifest
 from edge.formats.message import Kept
 from edge.formats.plan import Deployment, Stage, parse_epoch
+from edge.protocol.builds import blobs_in, formats_of
 from edge.protocol.effects import Log, ReadManifest
 from edge.protocol.live import LiveBlobs
 from edge.protocol.local_epoch import LocalEpoch, golden_blobs, holders_of, stages_of
@@ -148,7 +149,7 @@ class Keeping:
             blob = part.deployment.manifest
             if part.manifest is None and blob is not None and blob.digest == digest:
                 part.reading = False
-                _take_manifest(part, blob, manifest)
+                _take_manifest(part, blob, manifest, self._node)
 
     def dropped(self, digests: tuple[str, ...]) -> None:
         """Blobs are gone from the disk."""
@@ -209,13 +210,14 @@ class Keeping:
         local = self._find(part.deployment.name, part.deployment.epoch)
         blob = part.deployment.manifest
         if part.blobs is None and blob is not None and local is not None and local.manifest is not None:
-            _take_manifest(part, blob, local.manifest)
+            _take_manifest(part, blob, local.manifest, self._node)
         return local
 
 
-def _take_manifest(part: _Part, blob: Blob, manifest: Manifest) -> None:
-    wanted = [blob]
+def _take_manifest(part: _Part, blob: Blob, manifest: Manifest, node: str) -> None:
+    wanted, plan = [blob], part.deployment.plan
+    formats = manifest.formats if plan is None else formats_of(manifest, plan, node)
     for stage in part.stages:
-        wanted += manifest.blobs(stage.first_shard, stage.stop_shard)
+        wanted += blobs_in(manifest, formats, stage.first_shard, stage.stop_shard)
     wanted += golden_blobs(manifest) if part.golden else ()
     part.manifest, part.blobs = manifest, {blob.digest: blob for blob in wanted}

@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from edge.formats.bundle import Blob, Manifest
+from edge.formats.bundle import Blob, Manifest, ShardFormat
 from edge.formats.message import Event, Fetched, Progress, Ready
 from edge.formats.plan import Deployment, Epoch, Holding, Stage
+from edge.protocol.builds import blobs_in, crossing_formats, format_by, held_formats, shards_in
 from edge.protocol.effects import Onward, StageKey, StageLoaded
 from edge.protocol.fetch import MAX_HOLDERS
 from edge.protocol.needs import frame_limit_bytes
@@ -37,6 +38,8 @@ class LocalEpoch:
     Attributes:
         stages: those that name this device, what it runs first, then what it is a standby of.
         routes: of every stage of the plan, by index; empty before the manifest is read.
+        runtime: name of the one that its stages are loaded with; empty before the manifest is read.
+        crossing: the forms in which tensors arrive at each of its stages here and leave it, by index.
         frame_limit_bytes: size of the largest frame that one of its stages here takes.
         next_devices: those that its stages here may send to.
         waiting: blobs that are not here yet.
@@ -56,6 +59,8 @@ class LocalEpoch:
     phase: Phase = Phase.MANIFEST
     manifest: Manifest | None = None
     routes: tuple[Route, ...] = ()
+    runtime: str = ""
+    crossing: dict[int, tuple[ShardFormat, ShardFormat]] = field(default_factory=dict)
     frame_limit_bytes: int = 0
     next_devices: frozenset[str] = frozenset()
     waiting: dict[str, Blob] = field(default_factory=dict)
@@ -85,7 +90,8 @@ class LocalEpoch:
             return None
         wanted = {self.deployment.manifest.digest: self.deployment.manifest}
         for stage in self.stages:
-            wanted |= {blob.digest: blob for blob in self.manifest.blobs(stage.first_shard, stage.stop_shard)}
+            blobs = blobs_in(self.manifest, (format_by(self.runtime),), stage.first_shard, stage.stop_shard)
+            wanted |= {blob.digest: blob for blob in blobs}
         return tuple(wanted.values())
 
     def onward(self, stage: int) -> tuple[Onward, ...]:
@@ -100,18 +106,32 @@ class LocalEpoch:
             for hand in hands
         )
 
-    def take_manifest(self, manifest: Manifest, found: tuple[Route, ...]) -> None:
+    def take_manifest(self, manifest: Manifest, found: tuple[Route, ...], *, runtime: str) -> None:
         """Note what its stages have to do.
 
         Args:
             manifest: of its bundle.
             found: the routes of its plan.
+            runtime: that its stages are loaded with, for which the bundle has a build.
+
+        Raises:
+            BundleError: tensors travel in the form of a build that the bundle does not have, or that is not sound.
         """
-        self.manifest, self.routes = manifest, found
+        plan = self.deployment.plan
+        if plan is not None:
+            self.crossing = {stage.index: crossing_formats(manifest, plan, stage) for stage in self.stages}
+        views = {arrives: manifest.in_format(arrives) for arrives, _ in self.crossing.values()}
+        self.manifest, self.routes, self.runtime = manifest, found, runtime
         follows = [onward for stage in self.stages for onward in self.onward(stage.index)]
         self.next_devices = frozenset(name for onward in follows for name in (*onward.runners, *onward.standbys))
-        parts = [names for stage in self.stages for names in found[stage.index].arriving]
-        self.frame_limit_bytes = max((frame_limit_bytes(manifest, names) for names in parts), default=0)
+        self.frame_limit_bytes = max(
+            (
+                frame_limit_bytes(views[self.crossing[stage.index][0]], names)
+                for stage in self.stages
+                for names in found[stage.index].arriving
+            ),
+            default=0,
+        )
 
     def to_load(self) -> Stage | None:
         """Return the next stage to load: one at a time, so that nothing is on its way when one is refused."""
@@ -207,11 +227,12 @@ def _has(holding: Holding, deployment: Deployment, manifest: Manifest | None, di
         return True
     if holding.golden and any(blob.digest == digest for blob in golden_blobs(manifest)):
         return True
-    shards = manifest.shards[max(0, holding.first_shard) : max(0, holding.stop_shard)]
+    first, stop = max(0, holding.first_shard), max(0, holding.stop_shard)
+    shards = (shard for each in held_formats(manifest, holding) for shard in shards_in(manifest, each)[first:stop])
     return any(digest == blob.digest for shard in shards for blob in (shard.graph, *shard.weights))
 
 
 def golden_blobs(manifest: Manifest) -> tuple[Blob, ...]:
-    """Return what a coordinator needs to probe an epoch: the golden inputs and the answers of the whole model."""
-    blobs = {blob.digest: blob for pair in manifest.golden for blob in (pair.inputs, pair.whole)}
-    return tuple(blobs.values())
+    """Return what coordinators probe an epoch with, golden inputs and the whole model's answers, and clients' files."""
+    golden = (blob for pair in manifest.golden for blob in (pair.inputs, pair.whole))
+    return tuple({blob.digest: blob for blob in (*golden, *manifest.processing.blobs)}.values())

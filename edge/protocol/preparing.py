@@ -7,11 +7,12 @@ from edge.errors import BundleError, FormatError, ShardwireError, StageError, Un
 from edge.formats.bundle import Blob, Manifest
 from edge.formats.message import Dropped, Event, Failed
 from edge.formats.plan import Deployment, parse_epoch
+from edge.protocol.builds import runtime_of
 from edge.protocol.effects import CloseStage, CollectBlobs, Effect, LoadStage, Log, ReadManifest, StageKey
 from edge.protocol.live import LiveBlobs
 from edge.protocol.local_epoch import LocalEpoch, Phase, holders_of, stages_of
 from edge.protocol.memory import MOST_DEATHS, Memory
-from edge.protocol.needs import Capacity, check_memory, choose_runtime
+from edge.protocol.needs import Capacity, check_memory
 from edge.routes import routes
 
 
@@ -137,11 +138,11 @@ class Preparing:
             if local.is_new:
                 self._memory.judge(local.deployment, manifest)
             found = routes(manifest, plan)
-            choose_runtime(manifest, self._capacity.runtimes)
+            runtime = runtime_of(manifest, plan, self._node, self._capacity.runtimes)
             check_memory(local.deployment.name, local.stages, self._room_bytes(local))
+            local.take_manifest(manifest, found, runtime=runtime)
         except (StageError, BundleError, FormatError) as error:
             return error
-        local.take_manifest(manifest, found)
         return None
 
     def _room_bytes(self, local: LocalEpoch) -> int:
@@ -168,6 +169,7 @@ class Preparing:
         stage = local.to_load()
         if stage is None or local.manifest is None:
             return []
+        arrives, leaves = local.crossing[stage.index]
         return [
             LoadStage(
                 key=local.key(stage),
@@ -176,8 +178,10 @@ class Preparing:
                 stop_shard=stage.stop_shard,
                 route=local.routes[stage.index],
                 mode=local.deployment.mode,
-                runtime=choose_runtime(local.manifest, self._capacity.runtimes),
+                runtime=local.runtime,
                 must_run=local.swaps,
+                arrives=arrives,
+                leaves=leaves,
             )
         ]
 

@@ -33,9 +33,14 @@ _LESS = (">memory", ">J a request", ">ms a request", ">devices")
 def stage_table(
     plan: Plan, manifest: Manifest, devices: Mapping[str, DeviceCost], network: Network, window: int
 ) -> Table:
-    """Return what each stage is, takes and has; on a narrow terminal, less of it."""
+    """Return what each stage is, takes and has; on a narrow terminal, less of it.
+
+    Where the bundle leaves a choice, also with which runtime it runs, and in the form of which build tensors come.
+    """
     loads, period = loads_of(plan, devices, network), period_of(plan, window)
-    columns = (">stage", "device", ">shards", ">layers", ">ms", "from", ">load", ">memory", ">of", ">in", ">out")
+    mixed = ("runtime", "takes") if plan.runtimes else ()
+    rest = (">shards", ">layers", ">ms", "from", ">load", ">memory", ">of", ">in", ">out")
+    columns = (">stage", "device", *mixed, *rest)
     rows: list[list[str]] = []
     for stage in plan.stages:
         room = min(devices[name].memory_bytes for name in stage.runners)
@@ -43,6 +48,7 @@ def stage_table(
             [
                 f"∥ {stage.index}" if stage.beside else str(stage.index),
                 runner_names(stage),
+                *((_runtimes(stage, plan), stage.takes or manifest.shard_format) if mixed else ()),
                 range_text(stage.first_shard, stage.stop_shard),
                 _layers(stage, manifest),
                 f"{stage.predicted_seconds * 1e3:.1f}",
@@ -54,7 +60,12 @@ def stage_table(
                 size_text(stage.sent_bytes),
             ]
         )
-    return fitted(columns, rows, without=(">layers", ">in", ">out", ">of", "from"))
+    return fitted(columns, rows, without=("takes", ">layers", ">in", ">out", ">of", "from"))
+
+
+def _runtimes(stage: Stage, plan: Plan) -> str:
+    """The runtimes that run a stage; those that a device chooses by itself have no name yet."""
+    return " or ".join(dict.fromkeys(plan.runtimes.get(name, "its own") for name in stage.runners))
 
 
 def load_table(plan: Plan, devices: Mapping[str, DeviceCost], network: Network, window: int) -> Table:

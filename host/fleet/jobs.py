@@ -156,9 +156,10 @@ class QuietJob:
 
 
 def probe_blobs(manifest: Manifest) -> Iterator[Blob]:
-    """Yield what a coordinator needs of a bundle to probe an epoch of it."""
+    """Yield what a coordinator needs of a bundle to probe an epoch of it, and the files that clients ask for."""
     for pair in manifest.golden:
         yield from (pair.inputs, pair.whole)
+    yield from manifest.processing.blobs
 
 
 def plan_holders(plan: Plan | None) -> tuple[str, ...]:

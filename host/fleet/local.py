@@ -25,6 +25,7 @@ class LocalAgent:
         name: device name.
         profile: id of the profile that it pretends to have.
         threads: of one operator; this machine's cores are shared.
+        runtimes: that it may use, of those that are installed; empty for all.
         memory_limit_bytes: most that its stages may take, None for what the profile says.
         within: command that runs the one behind it, such as `ip netns exec pi-1`; nothing for a plain process.
         url: of the broker as this agent reaches it, None for the url of all.
@@ -33,6 +34,7 @@ class LocalAgent:
     name: str
     profile: str
     threads: int = 1
+    runtimes: tuple[str, ...] = ()
     memory_limit_bytes: int | None = None
     within: tuple[str, ...] = ()
     url: str | None = None
@@ -81,6 +83,7 @@ def _command(url: str, agent: LocalAgent, *, folder: Path, fleet: str) -> list[s
         *("--folder", str(folder / agent.name)),
         *("--threads", str(agent.threads)),
         *limit,
+        *(("--runtimes", ",".join(agent.runtimes)) if agent.runtimes else ()),
     ]
 
 

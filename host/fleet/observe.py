@@ -26,7 +26,7 @@ from edge.formats.message import (
 from edge.formats.plan import Deployment, Holding, decode_deployment, parse_epoch
 from edge.formats.topics import Topics
 from edge.transport import Channel, Publication, Received
-from host.fleet.holdings import KnownHolders
+from host.fleet.holdings import KnownHolders, said_holdings
 from host.fleet.identity import Caller, fresh_name
 from host.fleet.lease import outranks
 from host.fleet.ledger import Ledger
@@ -86,13 +86,7 @@ class FleetView:
         plan = deployment.plan
         if plan is None:
             return ()
-        stages = {stage.index: stage for stage in plan.stages}
-        holdings = [
-            Holding(node=name, first_shard=stages[index].first_shard, stop_shard=stages[index].stop_shard)
-            for name, held in sorted(self.holders.stages(deployment.name, deployment.epoch).items())
-            for index in sorted(held)
-            if index in stages
-        ]
+        holdings = said_holdings(plan, self.holders.stages(deployment.name, deployment.epoch))
         here = {seen.node.name for seen in self.devices if seen.online}
         if self.coordinator is not None and self.coordinator in deployment.holders:
             here.add(self.coordinator)

@@ -164,7 +164,7 @@ class Outlook:
 
     def _offer(self, about: About, speeds: Mapping[str, Speed], said: tuple[Speed, ...]) -> Offer:
         """What a device offers; worked out again when somebody says something new of its speed."""
-        basis = (about.profile, tuple(sorted(about.macs_per_second.items())), said)
+        basis = (about.profile, about.runtimes, tuple(sorted(about.macs_per_second.items())), said)
         before = self._offers.get(about.node)
         if before is not None and before.basis == basis:
             return before
@@ -184,7 +184,8 @@ class Outlook:
                 if load is not None and name in known:
                     loads.setdefault(name, []).append((stage, load))
         for name, stages in loads.items():
-            measured = measured_slowness(stages, known[name].cost)
+            # Predicted for the runtime that runs it, which may not be the one that a new plan would take.
+            measured = measured_slowness(stages, known[name].cost.running(plan.runtimes.get(name, "")))
             if measured is not None:
                 before = self._factors[name].value if name in self._factors else 1.0
                 self._factors[name] = _Factor(value=believed(before, measured), at=now)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from edge.formats.bundle import Manifest
 from edge.formats.plan import Deployment, Holding
 from host.fleet.effects import Happened
-from host.fleet.holdings import own_holdings
+from host.fleet.holdings import own_holdings, said_holdings
 from host.fleet.jobs import Desk
 from host.planning.copies import at_risk
 
@@ -87,13 +87,7 @@ class Risks:
     def _holdings(self, value: Deployment, manifest: Manifest) -> list[Holding]:
         """Who said so; what a device was only told to keep does not count."""
         desk = self._desk
-        stages = {stage.index: stage for stage in value.plan.stages} if value.plan is not None else {}
-        said = [
-            Holding(node=name, first_shard=stages[index].first_shard, stop_shard=stages[index].stop_shard)
-            for name, held in sorted(desk.holders.stages(value.name, value.epoch).items())
-            for index in sorted(held)
-            if index in stages
-        ]
+        said = [] if value.plan is None else said_holdings(value.plan, desk.holders.stages(value.name, value.epoch))
         own = own_holdings(desk.caller.node, manifest, desk.blobs.has) if desk.staying else []
         return [*said, *own]
 

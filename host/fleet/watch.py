@@ -17,6 +17,7 @@ from edge.errors import ShardwireError
 from edge.formats.bundle import Blob, decode_manifest
 from edge.formats.message import CommandOutcome, DeployRequest, Failed, Ready, encode_message
 from edge.formats.plan import Deployment, Plan
+from edge.protocol.builds import blobs_in
 from edge.transport import Channel, Publication
 from host.errors import PlanError
 from host.fleet.absence import Absence, patience_with
@@ -219,7 +220,7 @@ class Watch:
         wanted: tuple[Blob, ...] = (value.manifest,)
         if watched.outlook is not None:
             manifest = watched.outlook.manifest
-            wanted = (*probe_blobs(manifest), *manifest.blobs(0, len(manifest.shards)))
+            wanted = (*probe_blobs(manifest), *blobs_in(manifest, manifest.formats, 0, len(manifest.shards)))
         lacking = [blob for blob in wanted if not blobs.has(blob.digest)]
         if self._desk.collector is None or not lacking or now < watched.fetch_at:
             return []

@@ -5,10 +5,11 @@ Records only. Where the numbers come from is told in `workload` (from a manifest
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from edge.formats.plan import Constraints, Source
+from edge.formats.bundle import SHARD_FORMATS
+from edge.formats.plan import Constraints, Source, Takes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,10 +94,46 @@ class Workload:
     Attributes:
         shards: in order; each sends what the next receives.
         sections: where branches may run side by side; they do not overlap, and leave out the first and last shard.
+        builds: the same request through further builds of the bundle: their blobs, and tensors in their form. They
+            have the same shards and sections.
+        cuts: names of the tensors before each shard and after the last, where there are several builds.
     """
 
     shards: tuple[ShardCost, ...]
     sections: tuple[Section, ...] = ()
+    builds: Mapping[Takes, Workload] = field(default_factory=dict)
+    cuts: tuple[frozenset[str], ...] = ()
+
+    def of(self, form: Takes) -> Workload:
+        """Return the request through the build of one shard format; through its own where it has no other."""
+        return self.builds.get(form, self)
+
+    def roomiest(self) -> Workload:
+        """Return it with the room in memory that tensors take in the largest form, where there are several."""
+        if not self.builds:
+            return self
+        each = (self, *self.builds.values())
+        shards = tuple(
+            replace(
+                alike[0],
+                received_raw_bytes=max(shard.raw_received for shard in alike),
+                sent_raw_bytes=max(shard.raw_sent for shard in alike),
+            )
+            for alike in zip(*(work.shards for work in each), strict=True)
+        )
+        sections = tuple(
+            replace(
+                alike[0],
+                received_raw=_largest([section.raw_received for section in alike]),
+                sent_raw=_largest([section.raw_sent for section in alike]),
+            )
+            for alike in zip(*(work.sections for work in each), strict=True)
+        )
+        return replace(self, shards=shards, sections=sections)
+
+
+def _largest(tables: Sequence[tuple[tuple[int, ...], ...]]) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(map(max, *rows)) for rows in zip(*tables, strict=True))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, order=True)
@@ -182,6 +219,8 @@ class DeviceCost:
         inflate_seconds_per_byte: and to have back what was received.
         busy_watts: power drawn while it computes.
         held: digests of the blobs that it has already, where that is known.
+        runtime: that it runs shards with, where a bundle leaves a choice; empty for the only one.
+        others: names of its other runtimes that could, each with its operator time of each shard.
     """
 
     name: str
@@ -198,6 +237,20 @@ class DeviceCost:
     inflate_seconds_per_byte: float = 0.0
     busy_watts: float = 0.0
     held: frozenset[str] = frozenset()
+    runtime: str = ""
+    others: tuple[tuple[str, tuple[float, ...]], ...] = ()
+
+    def running(self, runtime: str) -> DeviceCost:
+        """Return the device with another of its runtimes; as it is where it has no such one."""
+        for name, seconds in self.others:
+            if name == runtime:
+                return replace(self, runtime=name, shard_seconds=seconds, others=())
+        return self
+
+    @property
+    def shard_format(self) -> Takes:
+        """The shard format of its runtime; empty for the bundle's own."""
+        return SHARD_FORMATS.get(self.runtime, "onnx") if self.runtime else ""
 
 
 __all__ = [

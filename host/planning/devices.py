@@ -10,8 +10,9 @@ from dataclasses import replace
 from edge.formats.bundle import Manifest, RuntimeNeed, digest_of, encode_manifest
 from edge.formats.message import About, Speed
 from edge.formats.profile import DeviceProfile
+from edge.protocol.needs import usable_runtimes
 from host.planning.costs import DeviceCost, LinkCost
-from host.planning.speeds import believed_link, believed_messages, shard_times
+from host.planning.speeds import ShardTimes, believed_link, believed_messages, shard_times
 from host.planning.workload import work_dtype
 
 SESSION_BYTES = 16 * 1024 * 1024
@@ -65,14 +66,13 @@ def device_cost(
     # What was measured by another kind of device under this name is of no use.
     own = speed if speed is not None and speed.profile == about.profile else None
     others = [one for one in kin if one.profile == about.profile and one.node != about.node]
-    times = shard_times(
-        manifest,
-        digest or digest_of(encode_manifest(manifest)),
-        profile_seconds(about, profile, manifest),
-        mode=mode,
-        speed=own,
-        kin=others,
-    )
+    identity, rough = digest or digest_of(encode_manifest(manifest)), profile_seconds(about, profile, manifest)
+    known = {
+        name: shard_times(manifest, identity, rough, mode=mode, speed=own, kin=others, runtime=name)
+        for name in _runtimes(about, manifest)
+    }
+    runtime = _fastest(known)
+    times = known.pop(runtime)
     slowness = _REFERENCE_BYTES_PER_SECOND / profile.memory_bytes_per_second
     session_seconds = SESSION_SECONDS * slowness if times.session_seconds is None else times.session_seconds
     message_seconds, per_byte = _message_cost(profile, own, others)
@@ -88,7 +88,37 @@ def device_cost(
         message_seconds=message_seconds,
         message_seconds_per_byte=per_byte,
         busy_watts=profile.power.busy_watts if profile.power is not None else 0.0,
+        runtime=runtime,
+        others=tuple((name, found.shard_seconds) for name, found in known.items()),
     )
+
+
+def _runtimes(about: About, manifest: Manifest) -> tuple[str, ...]:
+    """The runtimes of a device that can run a bundle, preferred first; one empty name where a bundle is for one only.
+
+    A device that has none counts as having the first: whether it may take part, `missing_runtime` says.
+    """
+    if len(manifest.needs) < 2:
+        return ("",)
+    return usable_runtimes(manifest, about.runtimes) or (manifest.needs[0].name,)
+
+
+def _fastest(times: Mapping[str, ShardTimes]) -> str:
+    """Return the runtime that takes least for the whole model; of those that are as good, the first.
+
+    What was measured is mostly slower than what a profile promises. So a runtime that was not measured counts as no
+    better than the best that was.
+    """
+
+    def seconds(found: ShardTimes) -> float:
+        return math.fsum(found.shard_seconds) + (found.session_seconds or 0.0)
+
+    measured = [seconds(found) for found in times.values() if found.source == "measured"]
+
+    def expected(name: str) -> float:
+        return min(measured) if measured and times[name].source != "measured" else seconds(times[name])
+
+    return min(times, key=expected)
 
 
 def profile_seconds(about: About, profile: DeviceProfile, manifest: Manifest) -> tuple[float, ...]:
@@ -165,6 +195,8 @@ def _figures(cost: DeviceCost) -> tuple[object, ...]:
 
 def _same(one: DeviceCost, other: DeviceCost) -> bool:
     totals = sorted((math.fsum(one.shard_seconds), math.fsum(other.shard_seconds)))
+    if one.runtime != other.runtime:
+        return False
     if one.source != other.source or len(one.shard_seconds) != len(other.shard_seconds):
         return False
     if totals[1] > totals[0] * _SAME_TIMES:
@@ -234,9 +266,9 @@ def roofline_seconds(
 def missing_runtime(about: About, manifest: Manifest) -> str | None:
     """Say in one line why a device cannot run a bundle, or None when it has a runtime that can."""
     offers = {offer.name: offer.version for offer in about.runtimes}
-    if not manifest.runtimes or any(_serves(offers.get(need.name), need) for need in manifest.runtimes):
+    if not manifest.needs or any(_serves(offers.get(need.name), need) for need in manifest.needs):
         return None
-    needed = " or ".join(f"{need.name} {need.least_version}" for need in manifest.runtimes)
+    needed = " or ".join(f"{need.name} {need.least_version}" for need in manifest.needs)
     has = ", ".join(f"{name} {version}" for name, version in offers.items()) or "no runtime"
     return f"{about.node} has {has}, the bundle needs {needed} or newer"
 

@@ -4,10 +4,11 @@ from typing import Annotated
 
 import msgspec
 
-FLEET_FORMAT = "1.0"
+FLEET_FORMAT = "1.1"
 """Version of the format that this release reads."""
 
 MAX_FLEET_DEVICES = 4096
+MAX_FLEET_RUNTIMES = 16
 
 _Text = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
 _Bytes = Annotated[int, msgspec.Meta(ge=0, le=1 << 50)]
@@ -47,6 +48,7 @@ class DeviceEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         busy_watts: drawn while it computes; the profile's when left out.
         link: where it is not what the profile says.
         cell: the medium that a device on Wi-Fi is in.
+        runtimes: names of those that it has; all that the bundle can use when left out.
     """
 
     name: _Text
@@ -60,6 +62,7 @@ class DeviceEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     busy_watts: Annotated[float, msgspec.Meta(ge=0, le=100_000)] | None = None
     link: LinkEntry | None = None
     cell: _Text | None = None
+    runtimes: Annotated[tuple[_Text, ...], msgspec.Meta(min_length=1, max_length=MAX_FLEET_RUNTIMES)] | None = None
 
 
 class ClientEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

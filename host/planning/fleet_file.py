@@ -21,7 +21,7 @@ from edge.formats.topics import check_name
 from edge.formats.version import check_version
 from host.errors import PlanError
 from host.planning.costs import LOCAL_NETWORK, DeviceCost, LinkCost, Medium, Network, PairLink
-from host.planning.devices import device_cost
+from host.planning.devices import device_cost, missing_runtime
 from host.planning.fleet_entries import (
     FLEET_FORMAT,
     MAX_FLEET_DEVICES,
@@ -107,13 +107,20 @@ def parse_fleet(text: str, *, file: str, load: LoadProfile) -> DescribedFleet:
 
 
 def described_costs(fleet: DescribedFleet, manifest: Manifest) -> tuple[DeviceCost, ...]:
-    """Return what each device of a fleet file offers for a bundle."""
-    return tuple(_cost(device, manifest) for device in fleet.devices)
+    """Return what each device of a fleet file offers for a bundle.
+
+    Raises:
+        PlanError: one of them has no runtime for it.
+    """
+    abouts = [_stand_in(device, manifest) for device in fleet.devices]
+    if faults := [fault for about in abouts if (fault := missing_runtime(about, manifest))]:
+        raise PlanError("; ".join(faults))
+    return tuple(_cost(device, about, manifest) for device, about in zip(fleet.devices, abouts, strict=True))
 
 
-def _cost(device: DescribedDevice, manifest: Manifest) -> DeviceCost:
+def _cost(device: DescribedDevice, about: About, manifest: Manifest) -> DeviceCost:
     entry = device.entry
-    cost = device_cost(_stand_in(device, manifest), device.profile, manifest)
+    cost = device_cost(about, device.profile, manifest)
     slower = 1 / (entry.speed_factor * entry.cpu_share)
     return dataclasses.replace(
         cost,
@@ -128,7 +135,7 @@ def _cost(device: DescribedDevice, manifest: Manifest) -> DeviceCost:
 
 
 def _stand_in(device: DescribedDevice, manifest: Manifest) -> About:
-    """What the device would say of itself: it can run the bundle, and has measured nothing that is not in the file."""
+    """What the device would say of itself: it has measured nothing that is not in the file."""
     entry, profile = device.entry, device.profile
     free = profile.usable_memory_bytes if entry.free_memory_bytes is None else entry.free_memory_bytes
     return About(
@@ -136,7 +143,9 @@ def _stand_in(device: DescribedDevice, manifest: Manifest) -> About:
         session=Session(boot=1, connect=1),
         profile=profile.id,
         runtimes=tuple(
-            RuntimeOffer(name=need.name, version=need.least_version, providers=()) for need in manifest.runtimes
+            RuntimeOffer(name=need.name, version=need.least_version, providers=())
+            for need in manifest.needs
+            if entry.runtimes is None or need.name in entry.runtimes
         ),
         memory_bytes=profile.memory_bytes,
         free_memory_bytes=free,

@@ -11,7 +11,7 @@ from edge.formats.plan import LeftOut, Objective, Pin, Plan
 from host.planning.lacking import mib
 from host.planning.price import memory_of
 from host.planning.search.objectives import Found
-from host.planning.search.tables import Tables
+from host.planning.search.tables import Tables, on_kind
 
 _SAME = 1e-6
 """Part by which two plans may differ and still be told as equal."""
@@ -144,8 +144,8 @@ def _no_place(tables: Tables, type_: int) -> str:
     if not allowed.any():
         return "it may not run any shard"
     device, at = tables.kinds.devices[type_], np.array(tables.cuts.places)
-    memory = float(tables.memory[allowed].min()) + device.session_bytes
-    flash = float(tables.stored[np.ix_(at, at)][allowed].min())
+    memory = float(on_kind(tables.memory, type_)[allowed].min()) + device.session_bytes
+    flash = float(on_kind(tables.stored, type_)[np.ix_(at, at)][allowed].min())
     if memory > device.memory_bytes:
         return f"does not fit: the smallest stage needs {mib(memory)} of memory, it has {mib(device.memory_bytes)}"
     if flash > device.flash_bytes:

@@ -44,12 +44,13 @@ def _after(plan: Plan, lost: str, fleet: Fleet, *, staying: bool) -> Loss:
     held = {device.name: device.held for device in now if device.name != lost}
     if not any(bytes_to_move(after, fleet.workload, held).values()):
         return Loss(device=lost, then="replan")
-    gone = _held_by_none(plan, fleet, held.values())
+    gone = _held_by_none(after, fleet, held.values())
     if gone and not staying:
         return Loss(device=lost, then="stops", reason="it alone holds some of the model")
     return Loss(device=lost, then="move")
 
 
-def _held_by_none(plan: Plan, fleet: Fleet, held: Collection[frozenset[str]]) -> bool:
-    needed = frozenset[str]().union(*held_with(plan, fleet.workload).values())
+def _held_by_none(after: Plan, fleet: Fleet, held: Collection[frozenset[str]]) -> bool:
+    """Whether a plan, which has all shards, needs them of a build of which some are held by none that is left."""
+    needed = frozenset[str]().union(*held_with(after, fleet.workload).values())
     return not needed <= frozenset[str]().union(*held)

@@ -87,7 +87,7 @@ def plan_pipeline(  # noqa: PLR0913 - all that a caller may ask for, by name
     most_replicas = max(1, constraints.most_replicas) if objective == "throughput" else 1
     most = len(workload.shards) * most_replicas
     _check(workload, usable, constraints, must_use, most)
-    kinds = kinds_of(workload.shards, usable, network, constraints, most=most, must_use=must_use)
+    kinds = kinds_of(workload, usable, network, constraints, most=most, must_use=must_use)
 
     def priced(assignment: Assignment) -> Plan:
         stages = _stages(assignment, kinds)
@@ -95,7 +95,7 @@ def plan_pipeline(  # noqa: PLR0913 - all that a caller may ask for, by name
 
     exact = _is_exact(kinds, workload, seconds)
     divide = exact and constraints.side_by_side
-    tables = tables_of(workload, kinds, network, window=window, side_by_side=divide)
+    tables = tables_of(workload.roomiest(), kinds, network, window=window, side_by_side=divide)
     found = _found(objective, tables, priced, exact=exact, most_replicas=most_replicas, seconds=seconds, worth=worth)
     if found is None and not exact and _is_exact(kinds, workload):
         return plan_pipeline(
@@ -200,7 +200,9 @@ def _is_exact(kinds: Kinds, workload: Workload, seconds: float = SECONDS) -> boo
 def _why_none(workload: Workload, kinds: Kinds, network: Network, *, window: int, side_by_side: bool) -> str:
     if not _is_exact(kinds, workload):
         return nothing_found(workload)
-    return why_nothing_fits(workload, tables_of(workload, kinds, network, window=window, side_by_side=side_by_side))
+    return why_nothing_fits(
+        workload, tables_of(workload.roomiest(), kinds, network, window=window, side_by_side=side_by_side)
+    )
 
 
 def _gap(value: float, bound: float) -> float:

@@ -25,9 +25,10 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from edge.formats.plan import LeftOut, Objective, Plan, Stage
+from edge.formats.plan import LeftOut, Objective, Plan, Stage, Takes
 from host.errors import PlanError
 from host.planning.costs import DeviceCost, Medium, Network, PairLink, Section, ShardCost, Workload
+from host.planning.forms import with_runtimes, with_takes
 from host.planning.hops import hop_seconds, shared_rates
 from host.planning.search.assignment import ROUNDING
 from host.planning.search.kinds import CLIENT
@@ -71,7 +72,8 @@ def price_plan(
     Args:
         workload: one request.
         devices: all that have a stage, and any others.
-        stages: of each, the device, its replicas, its shards and whether it runs beside the one before are read.
+        stages: of each, the device, its replicas, its shards and whether it runs beside the one before are read. Where
+            the bundle has several builds, the form in which tensors come to each is chosen here (`forms`).
         objective: what the plan is for; with `memory`, what binds is the fullest device.
         window: requests in flight.
         network: between the devices; every link to one broker when left out.
@@ -88,13 +90,18 @@ def price_plan(
                 raise PlanError(f"stage {stage.index} is on {name}, whose costs are not known")
     sizes = _sizes(workload, stages)
     full = _with_sizes(workload, by_name, stages, sizes, window)
+    if workload.builds:
+        steps = _steps(full)
+        full = with_takes(steps, workload, by_name, lambda place, form: _received(workload, steps, place, form))
+        sizes = _sizes(workload, full)
+        full = _with_sizes(workload, by_name, full, sizes, window)
     hops = _hops(full)
     loads = _loads(by_name, full, sizes, hops, network)
     latency = _latency(full, hops, by_name, network)
     in_flight = Load(seconds=latency / window, what=f"window of {window}")
     largest = max(loads, key=lambda load: load.seconds)
     limit = in_flight if in_flight.seconds > largest.seconds * (1 + ROUNDING) else largest
-    return Plan(
+    plan = Plan(
         objective=objective,
         stages=full,
         bottleneck_seconds=largest.seconds,
@@ -105,6 +112,7 @@ def price_plan(
         gap=gap,
         left_out=left_out,
     )
+    return with_runtimes(plan, devices)
 
 
 def plan_loads(
@@ -152,7 +160,11 @@ def _sizes(workload: Workload, stages: Sequence[Stage]) -> list[_Sizes]:
     """Return what each stage receives and sends."""
     sizes: list[_Sizes] = []
     steps = _steps(stages)
-    own = [[_own_sizes(workload, step, stage) for stage in step] for step in steps]
+    takes: list[Takes] = [*(step[0].takes for step in steps), ""]
+    own = [
+        [_own_sizes(workload, step, stage, gives=gives) for stage in step]
+        for step, gives in zip(steps, takes[1:], strict=True)
+    ]
     for number, step in enumerate(own):
         before, after = own[number - 1] if number else [], own[number + 1] if number + 1 < len(own) else []
         for size in step:
@@ -176,7 +188,8 @@ def _with_sizes(
 ) -> tuple[Stage, ...]:
     sized: list[Stage] = []
     for stage, size in zip(stages, sizes, strict=True):
-        device, shards = by_name[stage.device], workload.shards[stage.first_shard : stage.stop_shard]
+        device = by_name[stage.device]
+        shards = workload.of(device.shard_format).shards[stage.first_shard : stage.stop_shard]
         needed = stage_memory(shards, received=size.raw_received, sent=size.raw_sent, window=window)
         full = msgspec.structs.replace(
             stage,
@@ -191,23 +204,30 @@ def _with_sizes(
     return tuple(sized)
 
 
-def _own_sizes(workload: Workload, step: Sequence[Stage], stage: Stage) -> _Sizes:
-    """What a stage receives and sends where no neighbour is in parts."""
+def _received(workload: Workload, steps: Sequence[Sequence[Stage]], place: int, form: Takes) -> int:
+    """Bytes of all that comes to a step in one form, as it travels."""
+    arriving = [msgspec.structs.replace(stage, takes=form) for stage in steps[place]]
+    return sum(_own_sizes(workload, arriving, stage, gives="").received for stage in arriving)
+
+
+def _own_sizes(workload: Workload, step: Sequence[Stage], stage: Stage, *, gives: Takes) -> _Sizes:
+    """What a stage receives and sends where no neighbour is in parts, and the next step takes the form `gives`."""
+    before, after = workload.of(stage.takes), workload.of(gives)
     if len(step) == 1:
-        first, last = workload.shards[stage.first_shard], workload.shards[stage.stop_shard - 1]
+        first, last = before.shards[stage.first_shard], after.shards[stage.stop_shard - 1]
         return _Sizes(
             received=first.received_bytes,
             sent=last.sent_bytes,
             raw_received=first.raw_received,
             raw_sent=last.raw_sent,
         )
-    section = _section(workload, step)
-    a, b = section.bounds.index(stage.first_shard), section.bounds.index(stage.stop_shard)
+    came, left = _section(before, step), _section(after, step)
+    a, b = came.bounds.index(stage.first_shard), came.bounds.index(stage.stop_shard)
     return _Sizes(
-        received=section.received[a][b],
-        sent=section.sent[a][b],
-        raw_received=section.raw_received[a][b],
-        raw_sent=section.raw_sent[a][b],
+        received=came.received[a][b],
+        sent=left.sent[a][b],
+        raw_received=came.raw_received[a][b],
+        raw_sent=left.raw_sent[a][b],
     )
 
 

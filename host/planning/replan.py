@@ -118,7 +118,9 @@ def decide(current: Plan, workload: Workload, situation: Situation, aim: Aim) ->
     network = situation.network
     in_use = loaded_memory(current.stages)
     costs = {device.name: device for device in now}
-    standing = standing_of(current, workload, costs, window=aim.window, network=network, in_use=in_use)
+    # What it costs is told of the runtimes that run it, which may not be the fastest of their devices any more.
+    running = {name: device.running(current.runtimes.get(name, "")) for name, device in costs.items()}
+    standing = standing_of(current, workload, running, window=aim.window, network=network, in_use=in_use)
     able = [device for device in now if device.name not in situation.barred]
     try:
         if not able:
@@ -133,14 +135,14 @@ def decide(current: Plan, workload: Workload, situation: Situation, aim: Aim) ->
     after = standing_of(plan, workload, costs, window=aim.window, network=network, in_use=in_use)
     if after is None:
         raise PlanError("the planner uses a device that is not here")
-    running = {name for stage in current.stages for name in stage.runners}
-    wanted = {device.name for device in able} - running if aim.constraints and aim.constraints.use_all else set()
+    runners = {name for stage in current.stages for name in stage.runners}
+    wanted = {device.name for device in able} - runners if aim.constraints and aim.constraints.use_all else set()
     weighed = _Weighed(
         plan=plan,
         moved_bytes=sum(moved.values()),
         seconds=seconds,
         after=after,
-        away=not running <= costs.keys(),
+        away=not runners <= costs.keys(),
         wanted=", ".join(sorted(wanted)),
         bare=", ".join(str(index) for index in _bare(current, costs, plan)),
     )
@@ -184,7 +186,7 @@ def _replacement(
     if not broken:
         return safeguarded(best(able), fleet, staying=True)
     if can_be_asked(fleet, 1):
-        unmoved = only_held(workload, constraints, {device.name: device.held for device in able})
+        unmoved = only_held(workload, constraints, able)
         with contextlib.suppress(PlanError):
             found = plan_with_swaps(lambda devices: best(devices, unmoved, near=None), able, serving=current)
             return safeguarded(found, fleet, staying=True)
@@ -327,8 +329,13 @@ def _bare(current: Plan, here: Collection[str], plan: Plan) -> list[int]:
     return [stage.index for stage in current.stages if not set(stage.standbys) <= set(here)]
 
 
-def _places(plan: Plan) -> list[tuple[frozenset[str], int, int]]:
-    return [(frozenset(stage.runners), stage.first_shard, stage.stop_shard) for stage in plan.stages]
+def _places(plan: Plan) -> list[tuple[frozenset[tuple[str, str]], int, int]]:
+    """Who runs what with which runtime."""
+
+    def run(stage: Stage) -> frozenset[tuple[str, str]]:
+        return frozenset((name, plan.runtimes.get(name, "")) for name in stage.runners)
+
+    return [(run(stage), stage.first_shard, stage.stop_shard) for stage in plan.stages]
 
 
 def _figure(objective: Objective, value: float) -> str:

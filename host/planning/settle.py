@@ -14,7 +14,8 @@ from itertools import pairwise
 import msgspec
 import numpy as np
 
-from edge.formats.plan import Constraints, Objective, Pin, Plan, Stage
+from edge.formats.plan import Constraints, Objective, Pin, Plan, Stage, Takes
+from edge.protocol.builds import planned_format
 from host.errors import PlanError
 from host.planning.costs import DeviceCost, Network, ShardCost, Workload
 from host.planning.planner import SECONDS, plan_pipeline
@@ -42,15 +43,19 @@ def held_with(plan: Plan, workload: Workload) -> dict[str, frozenset[str]]:
     """Return what each device of a plan holds for it, keepers too."""
     held: dict[str, frozenset[str]] = {}
     for stage in plan.stages:
-        blobs = frozenset(blobs_of(stage, workload))
+        blobs: dict[Takes, frozenset[str]] = {}
         for name in (*stage.devices, *stage.keepers):
-            held[name] = held.get(name, frozenset()) | blobs
+            form = planned_format(plan, name)
+            if form not in blobs:
+                blobs[form] = frozenset(blobs_of(stage, workload, form))
+            held[name] = held.get(name, frozenset()) | blobs[form]
     return held
 
 
 def new_bytes(wanted: Held, workload: Workload, held: Held) -> dict[str, int]:
     """Return how many bytes devices lack of the blobs that they shall have, by name."""
-    sizes = {digest: size for shard in workload.shards for digest, size in shard.blobs.items()}
+    builds = (workload, *workload.builds.values())
+    sizes = {digest: size for build in builds for shard in build.shards for digest, size in shard.blobs.items()}
     return {
         name: sum(sizes[digest] for digest in digests - held.get(name, frozenset())) for name, digests in wanted.items()
     }
@@ -61,7 +66,7 @@ def bytes_to_move(plan: Plan, workload: Workload, held: Held) -> dict[str, int]:
     needed: dict[str, dict[str, int]] = {}
     for stage in plan.stages:
         for name in stage.devices:
-            needed.setdefault(name, {}).update(blobs_of(stage, workload))
+            needed.setdefault(name, {}).update(blobs_of(stage, workload, planned_format(plan, name)))
     return {
         name: sum(size for digest, size in blobs.items() if digest not in held.get(name, frozenset()))
         for name, blobs in needed.items()
@@ -262,17 +267,18 @@ def settle(
     return _renamed(plan, swaps)
 
 
-def blobs_of(stage: Stage, workload: Workload) -> dict[str, int]:
-    """Return the size of each blob of a stage by digest."""
+def blobs_of(stage: Stage, workload: Workload, form: Takes = "") -> dict[str, int]:
+    """Return the size of each blob of a stage by digest, in the build of one shard format; empty for the own."""
     blobs: dict[str, int] = {}
-    for shard in workload.shards[stage.first_shard : stage.stop_shard]:
+    for shard in workload.of(form).shards[stage.first_shard : stage.stop_shard]:
         blobs.update(shard.blobs)
     return blobs
 
 
 def _lacking(stages: Sequence[Stage], device: DeviceCost, workload: Workload, held: Held) -> float:
     """Bytes to move, or more than anything has where the stages do not fit."""
-    blobs = {digest: size for stage in stages for digest, size in blobs_of(stage, workload).items()}
+    found = (blobs_of(stage, workload, device.shard_format) for stage in stages)
+    blobs = {digest: size for one in found for digest, size in one.items()}
     has = held.get(device.name, frozenset())
     if sum(stage.memory_bytes for stage in stages) > device.memory_bytes or sum(blobs.values()) > device.flash_bytes:
         return _NO_ROOM
@@ -290,7 +296,7 @@ def _told_apart(plan: Plan, network: Network, constraints: Constraints) -> froze
 
 def _kind(device: DeviceCost, network: Network, own: Collection[str], objective: Objective) -> object:
     media = tuple(index for index, medium in enumerate(network.media) if device.name in medium.nodes)
-    bare = replace(device, name=device.name if device.name in own else "", held=frozenset())
+    bare = replace(device, name=device.name if device.name in own else "", held=frozenset(), others=())
     # How much room there is costs nothing, as long as there is enough.
     return (bare if objective == "memory" else replace(bare, memory_bytes=0, flash_bytes=0)), media
 
@@ -312,7 +318,13 @@ def _renamed(plan: Plan, swaps: Mapping[str, str]) -> Plan:
         (msgspec.structs.replace(left, device=name(left.device), reason=text(left.reason)) for left in plan.left_out),
         key=lambda left: left.device,
     )
-    return msgspec.structs.replace(plan, stages=stages, binds=text(plan.binds), left_out=tuple(left_out))
+    return msgspec.structs.replace(
+        plan,
+        stages=stages,
+        binds=text(plan.binds),
+        left_out=tuple(left_out),
+        runtimes={name(device): runtime for device, runtime in plan.runtimes.items()},
+    )
 
 
 def _bounds(current: Plan | None, workload: Workload) -> tuple[int, ...] | None:
@@ -340,7 +352,11 @@ def _anchored(constraints: Constraints, current: Plan, here: Collection[str]) ->
 
 def _coarse(workload: Workload, bounds: Sequence[int]) -> Workload:
     """Join the shards between two cuts into one, so that a plan can cut nowhere else."""
-    return Workload(shards=tuple(_joined(workload.shards[first:stop]) for first, stop in pairwise(bounds)))
+    return Workload(
+        shards=tuple(_joined(workload.shards[first:stop]) for first, stop in pairwise(bounds)),
+        builds={form: _coarse(build, bounds) for form, build in workload.builds.items()},
+        cuts=tuple(workload.cuts[bound] for bound in bounds) if workload.cuts else (),
+    )
 
 
 def _joined(shards: Sequence[ShardCost]) -> ShardCost:

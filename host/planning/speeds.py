@@ -47,6 +47,7 @@ def shard_times(
     mode: str,
     speed: Speed | None,
     kin: Sequence[Speed] = (),
+    runtime: str = "",
 ) -> ShardTimes:
     """Return the best that is known of the times of a bundle on a device.
 
@@ -57,16 +58,17 @@ def shard_times(
         mode: how the stages will be run.
         speed: what the device measured of itself, None when it did not.
         kin: what other devices of the same profile measured.
+        runtime: name of the one that runs the stages; empty where there is one only.
     """
     rough = tuple(by_profile)
     fitted = None if speed is None else _fitted(manifest, speed.operators, rough)
-    own = None if speed is None else _model(speed, digest, mode, rough)
+    own = None if speed is None else _model(speed, digest, mode, rough, runtime)
     if own is not None and all(seconds >= 0 for seconds in own.shard_seconds):
         return ShardTimes(
             shard_seconds=own.shard_seconds, session_seconds=_session(own.session_seconds), source="measured"
         )
     if fitted is None:
-        fitted = _of_kin(manifest, digest, rough, mode=mode, kin=kin)
+        fitted = _of_kin(manifest, digest, rough, mode=mode, kin=kin, runtime=runtime)
     if own is not None:
         return ShardTimes(
             shard_seconds=_filled(own.shard_seconds, fitted or rough),
@@ -100,10 +102,11 @@ def _session(seconds: float) -> float | None:
     return seconds if 0 <= seconds <= _MOST_MESSAGE_SECONDS else None
 
 
-def _model(speed: Speed, digest: str, mode: str, rough: Sequence[float]) -> ModelSpeed | None:
+def _model(speed: Speed, digest: str, mode: str, rough: Sequence[float], runtime: str) -> ModelSpeed | None:
     """Return what was measured of a model, None when nothing was or it cannot be."""
     for model in speed.models:
-        if (model.manifest, model.mode) == (digest, mode):
+        same = not runtime or model.runtime_name == runtime
+        if same and (model.manifest, model.mode) == (digest, mode):
             known = [(seconds, less) for seconds, less in zip(model.shard_seconds, rough, strict=False) if seconds >= 0]
             numbers = all(math.isfinite(seconds) and seconds <= MOST_SECONDS for seconds in model.shard_seconds)
             if len(model.shard_seconds) != len(rough) or not known or not numbers:
@@ -129,11 +132,11 @@ def _fitted(manifest: Manifest, operators: Sequence[OperatorSpeed], rough: Seque
 
 
 def _of_kin(
-    manifest: Manifest, digest: str, rough: Sequence[float], *, mode: str, kin: Sequence[Speed]
+    manifest: Manifest, digest: str, rough: Sequence[float], *, mode: str, kin: Sequence[Speed], runtime: str
 ) -> tuple[float, ...] | None:
     """Return the mean times of devices of the same profile: of this model where they measured it, else fitted."""
     ordered = sorted(kin, key=lambda speed: speed.node)
-    models = [model for speed in ordered if (model := _model(speed, digest, mode, rough)) is not None]
+    models = [model for speed in ordered if (model := _model(speed, digest, mode, rough, runtime)) is not None]
     vectors = [model.shard_seconds for model in models if all(seconds >= 0 for seconds in model.shard_seconds)]
     if not vectors:
         fits = (_fitted(manifest, speed.operators, rough) for speed in ordered)

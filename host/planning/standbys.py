@@ -9,7 +9,9 @@ from typing import Literal
 import msgspec
 
 from edge.formats.plan import Constraints, Plan, Stage
+from edge.protocol.builds import planned_format
 from host.planning.costs import DeviceCost, Workload
+from host.planning.forms import with_runtimes
 from host.planning.search.kinds import available
 from host.planning.settle import blobs_of
 from host.planning.survivors import loaded_memory, pinned_to
@@ -55,12 +57,8 @@ def with_standbys(
                 for other, names in choices.items():
                     if name in names and not seats.fits(bare.stages[other], name):
                         names.remove(name)
-    return msgspec.structs.replace(
-        bare,
-        stages=tuple(
-            msgspec.structs.replace(stage, standbys=tuple(seats.chosen[stage.index])) for stage in bare.stages
-        ),
-    )
+    stages = tuple(msgspec.structs.replace(stage, standbys=tuple(seats.chosen[stage.index])) for stage in bare.stages)
+    return with_runtimes(msgspec.structs.replace(bare, stages=stages), devices)
 
 
 def may_stand_by(stage: Stage, plan: Plan, constraints: Constraints) -> bool:
@@ -82,7 +80,7 @@ class _Seats:
 
     def __init__(self, plan: Plan, workload: Workload, devices: Sequence[DeviceCost], constraints: Constraints) -> None:
         self.chosen: defaultdict[int, list[str]] = defaultdict(list)
-        self._workload = workload
+        self._plan, self._workload = plan, workload
         self._devices = {device.name: device for device in devices}
         self._forbidden = {(pin.device, pin.layer) for pin in constraints.forbidden}
         taken = loaded_memory(plan.stages)
@@ -116,22 +114,28 @@ class _Seats:
 
     def take(self, stage: Stage, name: str) -> None:
         self.chosen[stage.index].append(name)
-        self._memory[name] -= stage.memory_bytes
+        self._memory[name] -= self._memory_of(stage, name)
         self._idle[name] += 1
         self._store(stage, name)
 
     def _store(self, stage: Stage, name: str) -> None:
         self._disk[name] -= self._lacking(stage, name)
-        self._has[name] |= blobs_of(stage, self._workload).keys()
+        self._has[name] |= blobs_of(stage, self._workload, self._devices[name].shard_format).keys()
 
     def _lacking(self, stage: Stage, name: str) -> int:
-        has = self._has[name]
-        return sum(size for digest, size in blobs_of(stage, self._workload).items() if digest not in has)
+        has, form = self._has[name], self._devices[name].shard_format
+        return sum(size for digest, size in blobs_of(stage, self._workload, form).items() if digest not in has)
+
+    def _memory_of(self, stage: Stage, name: str) -> int:
+        """What a stage takes here: what its runner's takes, or more where the build of this device is larger."""
+        forms = [planned_format(self._plan, stage.device), self._devices[name].shard_format]
+        run, own = (sum(blobs_of(stage, self._workload, form).values()) for form in forms)
+        return stage.memory_bytes + max(0, own - run)
 
     def fits(self, stage: Stage, name: str) -> bool:
         if any((name, shard) in self._forbidden for shard in range(stage.first_shard, stage.stop_shard)):
             return False
-        return stage.memory_bytes <= self._memory[name] and self._lacking(stage, name) <= self._disk[name]
+        return self._memory_of(stage, name) <= self._memory[name] and self._lacking(stage, name) <= self._disk[name]
 
 
 def covered_by(plan: Plan, lost: str) -> Literal["replica", "standby"] | None:

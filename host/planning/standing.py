@@ -111,6 +111,7 @@ def slowed(device: DeviceCost, factor: float) -> DeviceCost:
     return replace(
         device,
         shard_seconds=tuple(seconds * factor for seconds in device.shard_seconds),
+        others=tuple((name, tuple(each * factor for each in seconds)) for name, seconds in device.others),
         session_seconds=device.session_seconds * factor,
         message_seconds=device.message_seconds * factor,
         message_seconds_per_byte=device.message_seconds_per_byte * factor,
@@ -122,7 +123,7 @@ def slowed(device: DeviceCost, factor: float) -> DeviceCost:
 def _is_unequal(stage: Stage, stages: Sequence[Stage], devices: Mapping[str, DeviceCost]) -> bool:
     """Whether devices with this stage and no other differ in what a request costs there."""
     alike = {
-        replace(devices[name], name="", source="profile", memory_bytes=0, flash_bytes=0, held=frozenset())
+        replace(devices[name], name="", source="profile", memory_bytes=0, flash_bytes=0, held=frozenset(), others=())
         for name in stage.runners
     }
     return len(alike) > 1 and not any(

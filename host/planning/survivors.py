@@ -18,7 +18,7 @@ from host.errors import PlanError
 from host.planning.costs import DeviceCost, Network, Workload
 from host.planning.planner import MAX_STATES, MAX_WORK, SECONDS, WORTH
 from host.planning.search.kinds import available
-from host.planning.settle import Held, best_plan, held_with, new_bytes
+from host.planning.settle import best_plan, held_with, new_bytes
 
 ASK_SECONDS = 1.0
 """Processor time, about, that asking for every device of a plan may take."""
@@ -130,7 +130,7 @@ def plan_of_survivors(
 def _planned(plan: Plan, devices: Sequence[DeviceCost], fleet: Fleet, *, limited: bool) -> Plan:
     constraints = fleet.constraints
     if limited:
-        constraints = only_held(fleet.workload, constraints, {device.name: device.held for device in devices})
+        constraints = only_held(fleet.workload, constraints, devices)
     return best_plan(
         fleet.workload,
         devices,
@@ -143,19 +143,19 @@ def _planned(plan: Plan, devices: Sequence[DeviceCost], fleet: Fleet, *, limited
     )
 
 
-def only_held(workload: Workload, constraints: Constraints, held: Held) -> Constraints:
-    """Return constraints by which devices run what they hold, and nothing else.
+def only_held(workload: Workload, constraints: Constraints, devices: Sequence[DeviceCost]) -> Constraints:
+    """Return constraints by which devices run what they hold for their runtimes, and nothing else.
 
     Args:
         workload: one request.
         constraints: to add to; pins are of shards.
-        held: by device.
+        devices: with what they hold.
     """
     lacking = [
-        Pin(layer=index, device=name)
-        for name, digests in sorted(held.items())
-        for index, shard in enumerate(workload.shards)
-        if not shard.blobs.keys() <= digests
+        Pin(layer=index, device=device.name)
+        for device in sorted(devices, key=lambda device: device.name)
+        for index, shard in enumerate(workload.of(device.shard_format).shards)
+        if not shard.blobs.keys() <= device.held
     ]
     forbidden = dict.fromkeys((*constraints.forbidden, *lacking))
     return msgspec.structs.replace(constraints, forbidden=tuple(forbidden), use_all=False)

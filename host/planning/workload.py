@@ -8,7 +8,7 @@ from dataclasses import replace
 import msgspec
 
 from edge.formats.bundle import Manifest, Shard
-from edge.formats.plan import Codec, Constraints, Pin
+from edge.formats.plan import Codec, Constraints, Pin, Takes
 from host.errors import PlanError
 from host.planning.branches import sections_of
 from host.planning.costs import ShardCost, Workload
@@ -16,8 +16,11 @@ from host.planning.costs import ShardCost, Workload
 
 def work_dtype(manifest: Manifest) -> str:
     """Return the dtype whose speed counts for a bundle, a key of `MacsPerSecond`."""
-    # Blocks of 4-bit weights are multiplied with activations that are rounded to 8 bits on the way.
-    return "int8" if manifest.compression.quantize in ("int8", "int8-dynamic", "int4") else "float32"
+    mode = manifest.compression.quantize
+    # ONNX Runtime multiplies blocks of weights with activations that it rounds to 8 bits; LiteRT unpacks them at load.
+    if mode in ("int4", "int8-weights"):
+        return "int8" if manifest.shard_format == "onnx" else "float32"
+    return "int8" if mode in ("int8", "int8-dynamic") else "float32"
 
 
 def wire_bytes(manifest: Manifest, *, codec: Codec = "raw") -> dict[str, int]:
@@ -40,6 +43,33 @@ def workload_of(manifest: Manifest, *, codec: Codec = "raw") -> Workload:
         manifest: of the bundle.
         codec: how tensors travel between stages.
     """
+    own = _workload(manifest, codec)
+    if not manifest.builds:
+        return own
+    builds: dict[Takes, Workload] = {
+        each: _workload(_deflated_alike(manifest.in_format(each), manifest), codec) for each in manifest.formats[1:]
+    }
+    cuts = tuple(frozenset(manifest.cut_before(shard)) for shard in range(len(manifest.shards) + 1))
+    return replace(own, builds=builds, cuts=cuts)
+
+
+def _deflated_alike(view: Manifest, own: Manifest) -> Manifest:
+    """A build whose tensors are taken to deflate as the bundle's own do, as far as they are of one size.
+
+    Only the order of their axes may differ then. Of others it was not measured: they travel as they are.
+    """
+    deflated = {tensor.spec.name: (tensor.size_bytes, tensor.deflated_bytes) for tensor in own.tensors}
+    tensors = (
+        msgspec.structs.replace(tensor, deflated_bytes=deflated[tensor.spec.name][1])
+        if deflated[tensor.spec.name][0] == tensor.size_bytes
+        else tensor
+        for tensor in view.tensors
+    )
+    return msgspec.structs.replace(view, tensors=tuple(tensors))
+
+
+def _workload(manifest: Manifest, codec: Codec) -> Workload:
+    """One request through the shards of one build."""
     sizes, raw = wire_bytes(manifest, codec=codec), wire_bytes(manifest)
 
     def cut_bytes(shard: int, of: Mapping[str, int]) -> int:

@@ -3,6 +3,9 @@
 Names, cuts, shards and files are those of the real manifest, and so are all sizes; each tensor is one 64-bit integer.
 A shard makes each of its tensors by mixing its own number, the name of the tensor, and the tensors that it reads. So an
 answer is right only when every shard ran once, in order, on tensors of the same request.
+
+A further build of the bundle has the same numbers: of its forms only the sizes remain, which count where tensors travel
+in them.
 """
 
 from __future__ import annotations
@@ -16,11 +19,12 @@ import msgspec
 import numpy as np
 
 from edge.errors import InvalidInput
-from edge.formats.bundle import Blob, GoldenPair, Manifest, Shard, digest_of, encode_manifest
+from edge.formats.bundle import Blob, GoldenPair, Manifest, Shard, ShardFormat, digest_of, encode_manifest
 from edge.formats.frame import FrameHeader, encode_frame
 from edge.formats.message import BLOCK_BYTES
 from edge.formats.plan import Codec
 from edge.formats.tensor import Array, TensorSpec
+from edge.protocol.builds import blobs_in
 
 _MASK = (1 << 63) - 1
 _GOLDEN = 20_240_229
@@ -46,6 +50,8 @@ class SimulatedBundle:
         manifest_blob: describes the encoded manifest.
         tensor_bytes: real size of each boundary tensor.
         deflated_bytes: its size on the wire when it is compressed.
+        other_bytes: real sizes of them in the form of each further build, which do not change when compressed.
+        takes: in what form frames come to a stage, by deployment, epoch and stage; devices note it when they load one.
         contents: of the few blobs that somebody reads: the manifest and the golden frames.
         blob_bytes: size of every blob.
     """
@@ -56,11 +62,15 @@ class SimulatedBundle:
     deflated_bytes: Mapping[str, int]
     contents: Mapping[str, bytes]
     blob_bytes: Mapping[str, int]
+    other_bytes: Mapping[ShardFormat, Mapping[str, int]] = field(default_factory=dict)
+    takes: dict[tuple[str, str, int], ShardFormat] = field(default_factory=dict)
     _makes: tuple[tuple[str, ...], ...] = field(repr=False)
     _cuts: tuple[tuple[str, ...], ...] = field(repr=False)
 
-    def wire_bytes(self, codec: Codec) -> Mapping[str, int]:
-        """Return the size of each boundary tensor on the wire."""
+    def wire_bytes(self, codec: Codec, form: ShardFormat | None = None) -> Mapping[str, int]:
+        """Return the size of each boundary tensor on the wire, in the form of one build; None for the own one."""
+        if form is not None and form in self.other_bytes:
+            return self.other_bytes[form]
         return self.deflated_bytes if codec == "deflate" else self.tensor_bytes
 
     def inputs(self, number: int) -> dict[str, Array]:
@@ -131,15 +141,23 @@ def simulated_bundle(manifest: Manifest) -> SimulatedBundle:
             for tensor in manifest.tensors
         ),
         shards=tuple(_plain(shard, keep) for shard in manifest.shards),
+        builds=tuple(
+            msgspec.structs.replace(
+                build, header=b"", forms=(), shards=tuple(_plain(shard, keep) for shard in build.shards)
+            )
+            for build in manifest.builds
+        ),
         golden=(),
         compression=msgspec.structs.replace(manifest.compression, recipe=None, learned=None),
-        preprocess=None,
-        labels=None,
     )
-    draft = _bundle(tiny, cuts, {}, Blob(digest="", size_bytes=0))
+    others = {
+        each: {tensor.spec.name: tensor.size_bytes for tensor in manifest.in_format(each).tensors}
+        for each in manifest.formats[1:]
+    }
+    draft = _bundle(tiny, cuts, {}, Blob(digest="", size_bytes=0), others)
     inputs, whole = (keep(encode_frame(_HEADER, tensors)) for tensors in (draft.inputs(_GOLDEN), draft.answer(_GOLDEN)))
     tiny = msgspec.structs.replace(tiny, golden=(GoldenPair(inputs=inputs, outputs=whole, whole=whole),))
-    return _bundle(tiny, cuts, contents, keep(encode_manifest(tiny)))
+    return _bundle(tiny, cuts, contents, keep(encode_manifest(tiny)), others)
 
 
 _HEADER = FrameHeader(
@@ -148,9 +166,14 @@ _HEADER = FrameHeader(
 
 
 def _bundle(
-    manifest: Manifest, cuts: tuple[tuple[str, ...], ...], contents: Mapping[str, bytes], blob: Blob
+    manifest: Manifest,
+    cuts: tuple[tuple[str, ...], ...],
+    contents: Mapping[str, bytes],
+    blob: Blob,
+    others: Mapping[ShardFormat, Mapping[str, int]],
 ) -> SimulatedBundle:
-    sizes = {found.digest: found.size_bytes for found in manifest.blobs(0, len(manifest.shards))}
+    blobs = blobs_in(manifest, manifest.formats, 0, len(manifest.shards))
+    sizes = {found.digest: found.size_bytes for found in blobs}
     return SimulatedBundle(
         manifest=manifest,
         manifest_blob=blob,
@@ -158,6 +181,7 @@ def _bundle(
         deflated_bytes={tensor.spec.name: tensor.deflated_bytes or tensor.size_bytes for tensor in manifest.tensors},
         contents=contents,
         blob_bytes=sizes | {digest: len(data) for digest, data in contents.items()},
+        other_bytes=others,
         _makes=tuple(tuple(name for name in after if name not in before) for before, after in pairwise(cuts)),
         _cuts=cuts,
     )

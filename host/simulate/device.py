@@ -15,6 +15,7 @@ from typing import Any
 
 from edge.errors import Gone, RequestError
 from edge.formats.message import RuntimeOffer
+from edge.protocol.builds import blobs_in, format_by
 from edge.protocol.effects import (
     AgentEvent,
     AnswerFetch,
@@ -229,7 +230,8 @@ class SimulatedDevice:
             self._transport.connect()
 
     def _identity(self, now: float) -> AgentIdentity:
-        needs = {need.name: need for bundle in self._bundles.values() for need in bundle.manifest.runtimes}
+        all_needs = (need for bundle in self._bundles.values() for need in bundle.manifest.needs)
+        needs = {need.name: need for need in all_needs if self.cost.runtime in ("", need.name)}
         return AgentIdentity(
             name=self.name,
             fleet=self._topics.fleet,
@@ -311,7 +313,9 @@ class SimulatedDevice:
 
     # ------------------------------------------------------------------------------------------------------ its stages
     def _load(self, effect: LoadStage) -> None:
-        size = sum(blob.size_bytes for blob in effect.manifest.blobs(effect.first_shard, effect.stop_shard))
+        form = format_by(effect.runtime)
+        blobs = blobs_in(effect.manifest, (form,), effect.first_shard, effect.stop_shard)
+        size = sum(blob.size_bytes for blob in blobs)
         seconds = self._habits.load_seconds + size / self._habits.load_bytes_per_second
         if self._quiet:
             seconds = 0.0
@@ -320,6 +324,8 @@ class SimulatedDevice:
 
     def _loaded(self, effect: LoadStage, event: StageLoaded) -> None:
         self._stages[effect.key] = effect
+        if effect.arrives is not None:
+            self._bundle_of(effect).takes[effect.key] = effect.arrives
         self._handle(event)
 
     def _close(self, effect: CloseStage) -> None:
@@ -337,13 +343,13 @@ class SimulatedDevice:
         seconds = cost.session_seconds + sum(cost.shard_seconds[stage.first_shard : stage.stop_shard])
         stopped = started + seconds * self.cpu.factor
         bundle = self._bundle_of(stage)
-        sizes = bundle.wire_bytes(job.codec)
+        sizes = bundle.wire_bytes(job.codec, stage.leaves)
         leaving = [name for hand in stage.route.hands for name in hand.names] or stage.route.sent
         sending = self.cpu.message_seconds(sum(sizes[name] for name in leaving), 1.0)
         if job.codec == "deflate":
-            raw = bundle.tensor_bytes
-            sending += cost.deflate_seconds_per_byte * sum(raw[name] for name in leaving)
-            sending += cost.inflate_seconds_per_byte * sum(raw[name] for name in job.frame.tensors)
+            came, left = (bundle.wire_bytes("raw", form) for form in (stage.arrives, stage.leaves))
+            sending += cost.deflate_seconds_per_byte * sum(left[name] for name in leaving)
+            sending += cost.inflate_seconds_per_byte * sum(came[name] for name in job.frame.tensors)
         self.cpu.spend(seconds + sending, partial(self._ran, job, stage, started, stopped))
 
     def _ran(self, job: RunFrame, stage: LoadStage | None, started: float, stopped: float) -> None:

@@ -12,6 +12,7 @@ from typing import Literal
 
 from edge.formats.plan import Codec, Constraints, Deployment, Plan, encode_deployment
 from edge.formats.topics import Topics
+from edge.protocol.builds import blobs_in, formats_of
 from edge.protocol.on_disk import OnDisk
 from edge.transport import Channel, Publication
 from host.errors import PlanError
@@ -225,10 +226,13 @@ class SimulatedFleet:
         held: set[str] = set()
         for name, value in self._values.items():
             bundle = self._deployments[name].bundle
-            for stage in value.plan.stages if value.plan is not None else ():
+            if value.plan is None:
+                continue
+            for stage in value.plan.stages:
                 if cost.name in (*stage.runners, *stage.standbys):
                     serving[name] = value
-                    blobs = bundle.manifest.blobs(stage.first_shard, stage.stop_shard)
+                    formats = formats_of(bundle.manifest, value.plan, cost.name)
+                    blobs = blobs_in(bundle.manifest, formats, stage.first_shard, stage.stop_shard)
                     held |= {bundle.manifest_blob.digest, *(blob.digest for blob in blobs)}
         speed = measured(cost, next(iter(self._deployments.values())).bundle, habits.profile)
         return OnDisk(serving=tuple(serving.values()), held=frozenset(held), speed=speed)

@@ -10,7 +10,8 @@ from host.simulate.bundle import SimulatedBundle
 
 def measured(cost: DeviceCost, bundle: SimulatedBundle, profile: str, *, factor: float = 1.0) -> Speed:
     """Return what a device would find if it measured itself on a bundle: its cost, made slower by `factor`."""
-    need = bundle.manifest.runtimes[0] if bundle.manifest.runtimes else None
+    needs = [need for need in bundle.manifest.needs if not cost.runtime or need.name == cost.runtime]
+    need = next(iter(needs), None)
     model = ModelSpeed(
         manifest=bundle.manifest_blob.digest,
         mode="default",

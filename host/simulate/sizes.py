@@ -55,5 +55,6 @@ class WireSizes:
         if header is None or found is None or not header.tensors:
             return len(payload), 0.0
         bundle, codec = found
-        sizes = bundle.wire_bytes(codec)
+        stage = (header.deployment, header.epoch, header.stage)
+        sizes = bundle.wire_bytes(codec, bundle.takes.get(stage) if header.kind == "tensor" else None)
         return len(payload) + sum(sizes.get(spec.name, 0) for spec in header.tensors), 1.0 / header.parts

@@ -55,6 +55,8 @@ BLOCKS = [
     ("bends budgets pairs pins sections alike", 6, 4, 400),
     ("codec", 6, 4, 100),
     ("codec sections alike", 6, 4, 100),
+    ("builds alike", 6, 4, 100),
+    ("builds bends sections alike", 6, 4, 100),
 ]
 QUICK = 12
 

@@ -15,14 +15,17 @@ from benchmarks import (
     cifar10,
     efficientnet_int8,
     epoch_switch,
+    extras,
     footprint,
     hard_to_quantize,
     int4,
+    mixed_fleet,
     pipeline,
     planner,
     sharding,
     simulate,
     single_point_cnn,
+    tflite_shards,
     unequal_fleet,
     update,
 )
@@ -51,6 +54,11 @@ DOCS = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
             cpu_ratio_int8_all_cuts shards largest_shard_bytes max_shard_bytes""",
         ),
         (footprint.KEYS, "device_install_mb agent_rss_mb bare_runtime_rss_mb agent_start_seconds"),
+        (
+            extras.KEYS,
+            """base_mb bare_cpu_seconds litert_mb litert_import_cpu_seconds litert_torch_mb tensorflow_mb
+            tensorflow_import_cpu_seconds""",
+        ),
         (update.KEYS, "changed_layer_bytes moved_bytes whole_bytes resent_blocks_per_interruption"),
         (pipeline.KEYS, "throughput_ratio cpu_ratio latency_ms_p50 latency_ms_p99"),
         (
@@ -69,6 +77,17 @@ DOCS = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
         ),
         (simulate.KEYS, "devices requests lost duplicated wall_seconds"),
         (unequal_fleet.KEYS, "predicted_rps measured_rps even_split_rps memory_split_rps"),
+        (
+            mixed_fleet.KEYS,
+            """photos right max_abs_difference right_onnx_onnx_litert max_abs_difference_onnx_onnx_litert
+            right_litert_onnx_litert max_abs_difference_litert_onnx_litert""",
+        ),
+        (
+            tflite_shards.KEYS,
+            """cuts_selfie_segmentation bit_equal_selfie_segmentation cpu_ratio_selfie_segmentation
+            cuts_blazeface_short bit_equal_blazeface_short cpu_ratio_blazeface_short
+            cuts_face_landmark bit_equal_face_landmark cpu_ratio_face_landmark""",
+        ),
         (int4.KEYS, "neighbour_agreement bytes_ratio latency_ratio_int8 latency_ratio_fp32"),
         (
             planner.KEYS,
@@ -88,6 +107,7 @@ def test_each_benchmark_has_its_figures(keys: Sequence[Key], wanted: str) -> Non
     [
         ("sharding", sharding.KEYS),
         ("footprint", footprint.KEYS),
+        ("extras", extras.KEYS),
         ("pipeline", pipeline.KEYS),
         ("update", update.KEYS),
         ("epoch_switch", epoch_switch.KEYS),
@@ -99,6 +119,8 @@ def test_each_benchmark_has_its_figures(keys: Sequence[Key], wanted: str) -> Non
         ("simulate", simulate.KEYS),
         ("planner", planner.KEYS),
         ("unequal_fleet", unequal_fleet.KEYS),
+        ("mixed_fleet", mixed_fleet.KEYS),
+        ("tflite_shards", tflite_shards.KEYS),
     ],
 )
 def test_the_documentation_explains_every_figure(name: str, keys: Sequence[Key]) -> None:

@@ -14,7 +14,21 @@ import pytest
 import typer
 
 from edge.errors import REQUEST_ERRORS
-from edge.formats import bundle, command, frame, message, node, plan, preprocess, profile, speed, tensor
+from edge.formats import (
+    builds,
+    bundle,
+    command,
+    constraints,
+    frame,
+    message,
+    node,
+    plan,
+    profile,
+    shard,
+    speed,
+    streams,
+    tensor,
+)
 from edge.formats.topics import Topics
 from host import figures, oci
 from host.cli import main as host_cli
@@ -26,7 +40,7 @@ from host.planning import fleet_entries
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 _FORMATS = (
-    *(bundle, command, frame, message, node, plan, preprocess, profile, speed, tensor),
+    *(builds, bundle, command, constraints, frame, message, node, plan, profile, shard, speed, streams, tensor),
     *(recipe, report, score, figures, fleet_entries),
 )
 # Not on a disk or a wire under this name: a decoded frame in memory.

@@ -34,8 +34,8 @@ def test_every_dtype_travels_bit_for_bit(dtype: str) -> None:
     np.testing.assert_array_equal(found, tensor)
 
 
-def test_the_dtypes_are_those_of_the_wire() -> None:
-    assert set(runner.DTYPES) == set(DTYPES)
+def test_the_dtypes_are_those_of_the_wire_but_for_text() -> None:
+    assert set(runner.DTYPES) == set(DTYPES) - {"string"}
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def fault_of(text: str) -> str:
 
 
 def device(more: str, *, profile: str = "rpi4") -> str:
-    return f'format = "1.0"\n[[devices]]\nname = "pi-1"\nprofile = "{profile}"\n{more}\n'
+    return f'format = "{FLEET_FORMAT}"\n[[devices]]\nname = "pi-1"\nprofile = "{profile}"\n{more}\n'
 
 
 # ------------------------------------------------------------------------------------------------------------- reading
@@ -155,7 +155,7 @@ def test_the_example_of_the_documentation_is_a_fleet_file() -> None:
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("devices = 3", "fleet.toml: format: expected a version such as '1.0', got None"),
+        ("devices = 3", "fleet.toml: format: expected a version such as '1.1', got None"),
         ('format = "2.0"', "fleet.toml: format version 2.0 cannot be read; this release reads 1.x"),
         ('format = "1.0"', "fleet.toml: devices: missing; expected list"),
         ('format = "1.0"\ndevices = []', "fleet.toml: devices: expected 1 to 4096 items, got []"),

@@ -8,6 +8,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 
+from edge.formats.bundle import RuntimeNeed
 from edge.formats.message import About, RuntimeOffer, Session, Speed
 from edge.formats.plan import Constraints, Pin, Source
 from edge.formats.profile import load_profile
@@ -103,6 +104,14 @@ def test_a_rate_that_cannot_be_is_not_believed(rate: float) -> None:
 def test_the_speed_of_the_bundles_dtype_counts(quantize: str, dtype: str) -> None:
     compression = msgspec.structs.replace(_MANIFEST.compression, quantize=quantize)
     assert work_dtype(msgspec.structs.replace(_MANIFEST, compression=compression)) == dtype
+
+
+@pytest.mark.parametrize("quantize", ["int4", "int8-weights"])
+def test_weights_of_few_bits_are_multiplied_as_such_by_onnxruntime_alone(quantize: str) -> None:
+    compression = msgspec.structs.replace(_MANIFEST.compression, quantize=quantize)
+    onnx = msgspec.structs.replace(_MANIFEST, compression=compression)
+    litert = msgspec.structs.replace(onnx, runtimes=(RuntimeNeed(name="litert", least_version="1.0"),))
+    assert (work_dtype(onnx), work_dtype(litert)) == ("int8", "float32")
 
 
 # -------------------------------------------------------------------------------------------------------- measured

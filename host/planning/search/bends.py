@@ -29,7 +29,7 @@ class Bent:
     """Every pair of stages on one device around a divided section, the first up to `enter`, the second from `leave`.
 
     All arrays are `[…, enter, cuts - leave - 1]`: by the cut at which the first starts, and by how many cuts after the
-    next to `leave` the second ends.
+    next to `leave` the second ends. Memory and blobs have an axis of types only where kinds run different builds.
 
     Attributes:
         enter, leave: cuts of the section.
@@ -59,7 +59,7 @@ class Bent:
 
 
 def bent_of(
-    shards: Sequence[ShardCost],
+    shards: Sequence[Sequence[ShardCost]],
     kinds: Kinds,
     cuts: Cuts,
     *,
@@ -71,11 +71,11 @@ def bent_of(
     """Return what devices may run around each divided section.
 
     Args:
-        shards: of the workload.
+        shards: of the build of each kind.
         kinds: of devices.
         cuts: where stages start and end.
-        stored: blobs of every stage, `[cuts, cuts]`.
-        memory: of every stage without the session's own, `[cuts, cuts]`.
+        stored: blobs of every stage, `[…, cuts, cuts]`; the first axis are the types where their builds differ.
+        memory: of every stage without the session's own, the same shape.
         allowed: whether it may be there, `[types, cuts, cuts]`.
         seconds: processor time, infinity where it does not fit, `[types, cuts, cuts]`.
     """
@@ -89,7 +89,9 @@ def bent_of(
         blank = Bent(enter=enter, leave=leave, memory=memory, stored=stored, allowed=allowed, seconds=seconds)
         both = allowed[:, :enter, enter][:, :, None] & allowed[:, leave, leave + 1 :][:, None, :] & bendable
         needed = blank.paired(memory, memory)
-        blobs = blank.paired(stored, stored) - _twice(shards, cuts, enter, leave)
+        of_kinds = shards if stored.ndim > 2 else shards[:1]
+        twice = np.stack([_twice(each, cuts, enter, leave) for each in of_kinds])
+        blobs = blank.paired(stored, stored) - (twice if stored.ndim > 2 else twice[0])
         fits = both & (needed <= room) & (blobs <= flash)
         spent = np.where(fits, blank.paired(seconds, seconds), np.inf)
         work += kinds.states * int(np.isfinite(spent).sum())

@@ -69,7 +69,9 @@ def grouped(devices: Sequence[DeviceCost], kinds: int, *, worst: bool) -> list[D
     for start in range(0, len(ordered), size):
         group = ordered[start : start + size]
         like = _extreme(group, worst=worst)
-        made |= {device.name: replace(like, name=device.name, held=device.held) for device in group}
+        made |= {
+            device.name: replace(like, name=device.name, held=device.held, runtime=device.runtime) for device in group
+        }
     return [made[device.name] for device in devices]
 
 

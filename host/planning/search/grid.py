@@ -20,7 +20,7 @@ from host.planning.search.bends import Bent
 from host.planning.search.forks import Bend, Floats, Fork, Ints
 from host.planning.search.kinds import CLIENT, Kinds
 from host.planning.search.parts import chosen, hop_latency, hop_load, part_latency, part_loads
-from host.planning.search.tables import Tables
+from host.planning.search.tables import Tables, by_part
 
 _OfParts = Callable[[Tables, int, Ints], Floats]
 _OfBent = Callable[[Bent], Floats]
@@ -91,7 +91,7 @@ def part_grid(tables: Tables) -> Grid:
     room = np.array([max(device.memory_bytes, 1) for device in tables.kinds.devices], dtype=np.float64)
 
     def of_parts(_: Tables, division: int, ways: Ints) -> Floats:
-        used = (tables.part_memory[division][:, None] + session) / room
+        used = (tables.part_memory[division] + session) / room
         used = np.where(np.isfinite(tables.part_seconds[division]), used, np.inf)
         return _of_ways(chosen(used, ways).max(axis=1))
 
@@ -125,7 +125,7 @@ def shortfall_grid(tables: Tables, what: Literal["memory", "flash"]) -> Grid:
     """Return the bytes that each stage lacks on each kind, of memory or of flash."""
     cuts, devices = tables.cuts, tables.kinds.devices
     at = np.array(cuts.places)
-    needed = tables.memory if what == "memory" else tables.stored[np.ix_(at, at)]
+    needed = tables.memory if what == "memory" else tables.stored[..., at[:, None], at]
     room = np.array(
         [device.memory_bytes - device.session_bytes if what == "memory" else device.flash_bytes for device in devices]
     )
@@ -133,8 +133,9 @@ def shortfall_grid(tables: Tables, what: Literal["memory", "flash"]) -> Grid:
 
     def of_parts(_: Tables, division: int, ways: Ints) -> Floats:
         bounds = np.array(cuts.divisions[division].bounds)
-        needed = tables.part_memory[division] if what == "memory" else tables.stored[bounds[:-1], bounds[1:]]
-        lacking = np.maximum(needed[:, None] - room, 0.0)
+        stored = tables.stored[..., bounds[:-1], bounds[1:]]
+        needed = tables.part_memory[division] if what == "memory" else by_part(stored)
+        lacking = np.maximum(needed - room, 0.0)
         lacking = np.where(tables.part_allowed[division], lacking, np.inf)
         return _of_ways(chosen(lacking, ways).max(axis=1))
 

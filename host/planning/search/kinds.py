@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from edge.formats.plan import Constraints
 from host.errors import PlanError
-from host.planning.costs import DeviceCost, Network, ShardCost
+from host.planning.costs import DeviceCost, Network, ShardCost, Workload
 
 CLIENT = "client"
 """Name of the one who sends requests, in media and in what binds."""
@@ -76,7 +76,7 @@ def check_pins(shards: int, devices: Collection[str], constraints: Constraints) 
 
 
 def kinds_of(
-    shards: Sequence[ShardCost],
+    workload: Workload,
     devices: Sequence[DeviceCost],
     network: Network,
     constraints: Constraints,
@@ -87,7 +87,7 @@ def kinds_of(
     """Return devices in groups of equal ones.
 
     Args:
-        shards: that they may run.
+        workload: whose shards they may run.
         devices: all that may take part.
         network: a device that occurs in a pair is a kind of its own.
         constraints: what a pin forbids to others makes them differ too.
@@ -118,7 +118,10 @@ def kinds_of(
         media=tuple(_media(device.name, network) for device in firsts),
         least=tuple(len(group) if constraints.use_all else count for group, count in zip(members, must, strict=True)),
         limits=tuple(
-            most if _has_room(shards, device, _forbidden(device.name, constraints)) else 0 for device in firsts
+            most
+            if _has_room(workload.of(device.shard_format).shards, device, _forbidden(device.name, constraints))
+            else 0
+            for device in firsts
         ),
     )
 
@@ -137,6 +140,7 @@ def cost_key(device: DeviceCost) -> tuple[object, ...]:
         device.deflate_seconds_per_byte,
         device.inflate_seconds_per_byte,
         device.busy_watts,
+        device.runtime,
     )
 
 

@@ -27,15 +27,16 @@ class Tables:
         network: between them.
         window: requests in flight.
         cuts: where stages start and end.
-        stored: blobs of the shards `[i, j)`, `[shards + 1, shards + 1]`.
+        stored: blobs of the shards `[i, j)`, `[…, shards + 1, shards + 1]`; the first axis are the types where kinds
+            run different builds, else it is not there.
         held: blobs, constants and activations, the same shape.
-        memory: of a stage from cut to cut without the session's own, `[cuts, cuts]`.
+        memory: of a stage from cut to cut without the session's own, `[…, cuts, cuts]`, in the same way.
         allowed: whether a stage may be there, room aside, `[types, cuts, cuts]`.
         seconds: processor time of a stage, infinity where it does not fit, `[types, cuts, cuts]`.
         ways: of handing so many parts to kinds, `[ways, parts]`.
         part_allowed: as `allowed`, of each part of each division, `[parts, types]`.
         part_seconds: of each part of each division, infinity where it does not fit, `[parts, types]`.
-        part_memory: the same without the session's own, `[parts]`.
+        part_memory: memory of each part without the session's own, `[parts, types]`, or `[parts, 1]` for all kinds.
         bent: one device around each division.
     """
 
@@ -66,17 +67,17 @@ def tables_of(workload: Workload, kinds: Kinds, network: Network, *, window: int
         side_by_side: whether sections may be divided.
     """
     cuts = cuts_of(workload, kinds=len(kinds.devices), devices=sum(kinds.counts), side_by_side=side_by_side)
-    stored, held = _contents(workload.shards)
+    stored, held = _contents_on(kinds, workload)
     at = np.array(cuts.places)
-    memory = held[np.ix_(at, at)] + window * cuts.raw[:, None] + cuts.raw
+    memory = held[..., at[:, None], at] + window * cuts.raw[:, None] + cuts.raw
     between = cuts.starts[:, None] & cuts.ends & (at[:, None] < at)
     inside = [_inside(len(workload.shards), forbidden) for forbidden in kinds.forbidden]
     done = [np.concatenate(([0.0], np.cumsum(device.shard_seconds))) for device in kinds.devices]
     allowed = np.stack([between & (before[at][:, None] == before[at]) for before in inside])
     seconds = np.full(allowed.shape, np.inf)
     for type_, device in enumerate(kinds.devices):
-        fits = allowed[type_] & (memory + device.session_bytes <= device.memory_bytes)
-        fits &= stored[np.ix_(at, at)] <= device.flash_bytes
+        fits = allowed[type_] & (on_kind(memory, type_) + device.session_bytes <= device.memory_bytes)
+        fits &= on_kind(stored, type_)[np.ix_(at, at)] <= device.flash_bytes
         compute = done[type_][at] - done[type_][at][:, None]
         spent = _stage_seconds(device, compute, (cuts.sizes[:, None], cuts.sizes), (cuts.raw[:, None], cuts.raw))
         seconds[type_] = np.where(fits, spent, np.inf)
@@ -96,10 +97,10 @@ def tables_of(workload: Workload, kinds: Kinds, network: Network, *, window: int
         part_seconds=tuple(seconds for _, seconds, _ in parts),
         part_memory=tuple(memory for _, _, memory in parts),
         bent=bent_of(
-            workload.shards,
+            [workload.of(device.shard_format).shards for device in kinds.devices],
             kinds,
             cuts,
-            stored=stored[np.ix_(at, at)],
+            stored=stored[..., at[:, None], at],
             memory=memory,
             allowed=allowed,
             seconds=seconds,
@@ -120,16 +121,38 @@ def _parts(
     moved = np.array([division.received, division.sent], dtype=np.float64)
     raw = np.array([division.raw_received, division.raw_sent], dtype=np.float64)
     firsts, stops = np.array(division.bounds[:-1]), np.array(division.bounds[1:])
-    memory = held[firsts, stops] + window * raw[0] + raw[1]
+    memory = by_part(held[..., firsts, stops] + window * raw[0] + raw[1])
     allowed = np.stack([before[firsts] == before[stops] for before in inside], axis=1)
     seconds = np.full(allowed.shape, np.inf)
     for type_, device in enumerate(kinds.devices):
-        fits = allowed[:, type_] & (memory + device.session_bytes <= device.memory_bytes)
-        fits &= stored[firsts, stops] <= device.flash_bytes
+        fits = allowed[:, type_] & (
+            memory[:, min(type_, memory.shape[1] - 1)] + device.session_bytes <= device.memory_bytes
+        )
+        fits &= on_kind(stored, type_)[firsts, stops] <= device.flash_bytes
         compute = done[type_][stops] - done[type_][firsts]
         spent = _stage_seconds(device, compute, (moved[0], moved[1]), (raw[0], raw[1]))
         seconds[:, type_] = np.where(fits, spent, np.inf)
     return allowed, seconds, memory
+
+
+def on_kind(of_stages: Floats, type_: int) -> Floats:
+    """Return what stages take on one kind, `[places, places]`, of a table with or without an axis of types."""
+    found: Floats = of_stages[type_] if of_stages.ndim > 2 else of_stages
+    return found
+
+
+def by_part(of_parts: Floats) -> Floats:
+    """Return `[types, parts]` as `[parts, types]`, and `[parts]` as `[parts, 1]`."""
+    return np.atleast_2d(of_parts).T
+
+
+def _contents_on(kinds: Kinds, workload: Workload) -> tuple[Floats, Floats]:
+    """Return `_contents` for all kinds at once, or where they run different builds for each of them."""
+    formats = [device.shard_format if device.shard_format in workload.builds else "" for device in kinds.devices]
+    found = {each: _contents(workload.of(each).shards) for each in dict.fromkeys(formats)}
+    if len(found) == 1:
+        return found[formats[0]]
+    return np.stack([found[each][0] for each in formats]), np.stack([found[each][1] for each in formats])
 
 
 def _contents(shards: Sequence[ShardCost]) -> tuple[Floats, Floats]:
