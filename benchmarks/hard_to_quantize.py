@@ -19,8 +19,8 @@ from edge.formats.profile import load_profile
 from host.compress.data.dataset import Dataset
 from host.compress.judge.budget import Budget
 from host.compress.pipeline import NO_TRAINING, prepare
-from host.compress.search.proving import Material
 from host.compress.search.search import BudgetUnmetError, Wish, search
+from host.compress.search.workpiece import Material
 from host.model import Ingested, Model
 
 PROFILE = "rpi4"

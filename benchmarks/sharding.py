@@ -17,7 +17,7 @@ import onnxruntime
 
 from benchmarks.measure import Figure, Key, arguments, interleaved, paired_ratio, report, say
 from edge.formats.tensor import Array
-from edge.preprocess import prepare_image
+from edge.processing.prepare import prepare_image
 from edge.stage import Stage
 from host.answers import Mode, load_run
 from host.bundle import OpenBundle
@@ -115,7 +115,7 @@ def ways(bundle: OpenBundle, whole: Path, mode: Mode) -> dict[str, Whole | Chain
 def photos() -> list[Tensors]:
     """Real photos, prepared."""
     return [
-        {PREPROCESS.input: prepare_image(PREPROCESS, path.read_bytes(), where=path.name)}
+        {PREPROCESS.name: prepare_image(PREPROCESS, path.read_bytes(), where=path.name)}
         for path in photo_paths()[:PHOTOS]
     ]
 

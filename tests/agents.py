@@ -11,16 +11,21 @@ from pathlib import Path
 
 from host.processes import start_child, stop_child
 
+HERE = (sys.executable, "-m", "edge.cli")
+"""The agent of this source tree."""
+
 
 class AgentProcess:
     """One `shardwire-agent`; `restart` starts it again in the same folder."""
 
-    def __init__(self, url: str, name: str, folder: Path, options: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, url: str, name: str, folder: Path, options: tuple[str, ...] = (), *, program: tuple[str, ...] = HERE
+    ) -> None:
         self.name = name
         self.folder = folder / name
         self.log = folder / f"{name}.log"
         self._command = [
-            *(sys.executable, "-m", "edge.cli", "--broker", url, "--name", name, "--profile", "x86-gateway"),
+            *(*program, "--broker", url, "--name", name, "--profile", "x86-gateway"),
             *("--folder", str(self.folder), "--threads", "1", *options),
         ]
         self.process: subprocess.Popen[bytes] = start_child(self._command, log=self.log)
@@ -50,13 +55,13 @@ class AgentProcess:
 
 @contextmanager
 def running_agents(
-    url: str, folder: Path, *names: str, options: tuple[str, ...] = ()
+    url: str, folder: Path, *names: str, options: tuple[str, ...] = (), program: tuple[str, ...] = HERE
 ) -> Iterator[tuple[AgentProcess, ...]]:
     """Run agents for the length of a `with` block, each connected at its start."""
     with ExitStack() as stack:
         agents = []
         for name in names:
-            agent = AgentProcess(url, name, folder, options)
+            agent = AgentProcess(url, name, folder, options, program=program)
             stack.callback(agent.stop)
             agents.append(agent)
         for agent in agents:

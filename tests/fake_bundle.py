@@ -11,6 +11,7 @@ from edge.formats.bundle import (
     Blob,
     BoundaryTensor,
     Compression,
+    Form,
     GoldenPair,
     Layer,
     Manifest,
@@ -23,6 +24,7 @@ from edge.formats.bundle import (
 from edge.formats.frame import FrameHeader, encode_frame
 from edge.formats.tensor import TensorSpec
 from host.fleet.blobs import MemoryBlobs
+from tests.twin_bundle import half_build
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +35,11 @@ class FakeBundle:
     manifest_blob: Blob
     blobs: MemoryBlobs
     stored: Mapping[str, bytes]
+
+
+_GOLDEN = FrameHeader(
+    kind="result", request_id="golden", sender="", reply_to="", ttl_ms=0, deployment="", epoch="", stage=0
+)
 
 
 def joined(first: FakeBundle, *others: FakeBundle) -> FakeBundle:
@@ -50,8 +57,9 @@ def fake_bundle(
     macs: int = 10**9,
     version: str = "1.0.0",
     expires: str | None = None,
+    twin: Form | None = None,
 ) -> FakeBundle:
-    """Make a bundle of equal shards."""
+    """Make a bundle of equal shards; with a `twin` also for LiteRT, half as large, its one tensor in that form."""
     stored: dict[str, bytes] = {}
 
     def store(data: bytes) -> Blob:
@@ -59,10 +67,7 @@ def fake_bundle(
         return Blob(digest=digest_of(data), size_bytes=len(data))
 
     def frame(values: float) -> Blob:
-        header = FrameHeader(
-            kind="result", request_id="golden", sender="", reply_to="", ttl_ms=0, deployment="", epoch="", stage=0
-        )
-        return store(encode_frame(header, {"x": np.full((1, 4), values, np.float32)}))
+        return store(encode_frame(_GOLDEN, {"x": np.full((1, 4), values, np.float32)}))
 
     spec = TensorSpec(name="x", dtype="float32", shape=(1, 4))
     made = tuple(
@@ -96,6 +101,7 @@ def fake_bundle(
             for i in range(shards)
         ),
         shards=made,
+        builds=() if twin is None else (half_build(made, twin, store),),
         golden=(GoldenPair(inputs=frame(1.0), outputs=frame(2.0), whole=frame(2.0)),),
         tolerance=1e-4,
         least_cosine=0.999,

@@ -230,7 +230,7 @@ def hop_latency(hop: Hop, together: Sequence[Hop], network: Network) -> float:
 
 def need(workload: Workload, piece: Piece, received: int, sent: int, window: int) -> tuple[int, dict[str, int]]:
     """Memory of a piece, and its blobs."""
-    shards: Sequence[ShardCost] = workload.shards[piece.first : piece.stop]
+    shards: Sequence[ShardCost] = workload.of(piece.on[0].shard_format).shards[piece.first : piece.stop]
     blobs: dict[str, int] = {}
     for shard in shards:
         blobs.update(shard.blobs)

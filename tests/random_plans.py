@@ -38,7 +38,7 @@ def random_problem(
         objectives: one of these.
         most_shards: largest number of shards.
         most_devices: largest number of devices.
-        features: of `alike`, `sections`, `pins`, `pairs`, `budget`, `budgets`, `codec`, `bends`.
+        features: of `alike`, `sections`, `pins`, `pairs`, `budget`, `budgets`, `codec`, `bends`, `builds`.
     """
     draw = random.Random(seed)
     inviting = "bends" in features
@@ -49,6 +49,8 @@ def random_problem(
     devices = _devices(draw, count, draw.randint(3 if inviting else 1, most_devices), features)
     if inviting:
         devices = _inviting(draw, workload, devices)
+    if "builds" in features:
+        workload, devices = _mixed(draw, workload, devices)
     names = [device.name for device in devices]
     constraints = Constraints(use_all=draw.random() < 0.15, most_replicas=draw.randint(1, 4))
     if "pins" in features:
@@ -176,6 +178,26 @@ def _inviting(draw: random.Random, workload: Workload, devices: Sequence[DeviceC
             memory_bytes=device.memory_bytes + 200,
         )
         for device, factors in zip(devices, slow, strict=True)
+    )
+
+
+def _mixed(
+    draw: random.Random, workload: Workload, devices: Sequence[DeviceCost]
+) -> tuple[Workload, tuple[DeviceCost, ...]]:
+    """The same work in a second build, whose files are others and whose tensors are not; some devices run that."""
+    blobs = {digest: draw.randint(1, 60) for digest in "cdef"}
+    shards = tuple(
+        replace(
+            shard,
+            blobs={digest: blobs[digest] for digest in draw.sample("cdef", draw.randrange(3))},
+            extra_bytes=draw.randrange(20),
+        )
+        for shard in workload.shards
+    )
+    runtimes = [draw.choice(("onnxruntime", "litert")) for _ in devices]
+    return (
+        replace(workload, builds={"tflite": replace(workload, shards=shards)}),
+        tuple(replace(device, runtime=runtime) for device, runtime in zip(devices, runtimes, strict=True)),
     )
 
 

@@ -77,7 +77,9 @@ def run_as_addition(frame: Frame) -> dict[str, Array]:
     return {name: np.asarray(next(iter(frame.tensors.values())) + np.float32(1))}
 
 
-def _identity(name: str, *, boot: int, memory_bytes: int) -> AgentIdentity:
+def _identity(
+    name: str, *, boot: int, memory_bytes: int, runtimes: tuple[RuntimeOffer, ...] = (OFFER,)
+) -> AgentIdentity:
     return AgentIdentity(
         name=name,
         fleet="default",
@@ -85,7 +87,7 @@ def _identity(name: str, *, boot: int, memory_bytes: int) -> AgentIdentity:
         instance=INSTANCE,
         started=STARTED,
         profile="rpi4",
-        runtimes=(OFFER,),
+        runtimes=runtimes,
         memory_bytes=memory_bytes,
         cores=4,
         agent_version="0",
@@ -110,8 +112,9 @@ class VirtualAgent:
         disk: OnDisk | None = None,
         blobs: dict[str, bytes] | None = None,
         run: Callable[[Frame], dict[str, Array]] = run_as_addition,
+        runtimes: tuple[RuntimeOffer, ...] = (OFFER,),
     ) -> None:
-        identity = _identity(name, boot=boot, memory_bytes=memory_bytes)
+        identity = _identity(name, boot=boot, memory_bytes=memory_bytes, runtimes=runtimes)
         self.name = name
         self.now = 100.0
         self.blobs = dict(blobs or {})

@@ -12,17 +12,20 @@ from tests.architecture.sources import imported_names, modules
 # What the host may take from the device side; everything else there is the device's own business.
 _EDGE_FOR_HOST = frozenset(
     {
+        "buckets",
         "client",
         "errors",
         "formats",
+        "forms",
         "mqtt",
         "outbox",
-        "preprocess",
+        "processing",
         "protocol",
         "routes",
         "stage",
         "state",
         "store",
+        "streams",
         "transport",
     }
 )
@@ -40,9 +43,19 @@ _HOME = {
         # Runs inside the emulated device, where nothing else of this project is.
         "host.compress.emulate.program",
     },
-    "ai_edge_litert": {"edge.runtimes.litert"},
+    "ai_edge_litert": {
+        "edge.runtimes.litert",
+        "edge.runtimes.litert_join",
+        *(module.name for module in modules("host") if module.name.startswith("host.tflite.")),
+    },
+    "ai_edge_quantizer": {"host.tflite.quantize"},
+    "keras": {"host.ingest.tensorflow"},
+    "litert_torch": {"host.ingest.litert_torch"},
+    "tensorflow": {"host.ingest.tensorflow"},
+    "tf2onnx": {"host.ingest.tensorflow"},
     "tflite_runtime": {"edge.runtimes.litert"},
     "torch": {
+        "host.ingest.litert_torch",
         "host.ingest.torch",
         "host.ingest.zoo",
         *(module.name for module in modules("host") if module.name.startswith("host.compress.torch.")),
@@ -50,7 +63,8 @@ _HOME = {
     "highspy": {"host.planning.search.relaxation"},
     "matplotlib": {"host.cli.plan_figure", "host.compress.report.plots"},
     "amqtt": {"host.amqtt"},
-    "PIL": {"edge.preprocess", "host.ingest.zoo"},
+    "PIL": {"edge.processing.image", "host.ingest.zoo"},
+    "tokenizers": {"edge.processing.text"},
 }
 
 # Importing a device module loads the standard library, msgspec and numpy; these load what they are there for.
@@ -66,7 +80,7 @@ _EDGE_LOADS = {
     "edge.cli": {"paho"},
 }
 # Never on a device, whatever is installed there.
-_HEAVY = ("host", "torch", "onnx", "onnx_ir", "onnxscript", "rich", "typer", "amqtt", "PIL")
+_HEAVY = ("host", "torch", "onnx", "onnx_ir", "onnxscript", "rich", "typer", "amqtt", "PIL", "tokenizers")
 _ON_A_DEVICE = {
     "edge",
     "numpy",
@@ -77,6 +91,7 @@ _ON_A_DEVICE = {
     "ai_edge_litert",
     "tflite_runtime",
     "PIL",
+    "tokenizers",
 }
 
 

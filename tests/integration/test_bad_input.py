@@ -66,7 +66,7 @@ _PACKAGING = {
         "noisy.onnx",
         f"model 'noisy' does not answer the same input the same way twice: node '' is RandomNormalLike; {_PURE}",
     ),
-    "format not read": ("net.tflite", "net.tflite: TFLite models are not read yet"),
+    "no such TFLite file": ("net.tflite", "net.tflite: no such file"),
     "no model at all": (
         "weights",
         "'weights' is no model: give a path that ends in .onnx, package.module:factory, or efficientnet-lite0",
@@ -97,7 +97,7 @@ _PACKAGING = {
     ),
     "unknown quantization": (
         "net.onnx --quantize int3",
-        "--quantize int3: choose int8, int8-dynamic, int4, float16 or none",
+        "--quantize int3: choose int8, int8-dynamic, int8-weights, int4, float16 or none",
     ),
     "shape without size": (
         "net.onnx --shape side",

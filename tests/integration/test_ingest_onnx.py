@@ -170,7 +170,7 @@ def test_sparse_weights_are_read(tmp_path: Path) -> None:
     ("source", "message"),
     [
         ("model", "'model' is no model: give a path that ends in .onnx, package.module:factory, or efficientnet-lite0"),
-        ("m.tflite", "m.tflite: TFLite models are not read yet"),
+        ("m.tflite", "m.tflite: this needs an ONNX or PyTorch model, not a TFLite file"),
         (
             "m.pt",
             "m.pt: a PyTorch checkpoint holds no architecture; write a factory and pass package.module:factory",
