@@ -377,3 +377,16 @@ class Ear:
             if found := bundle.read_block(digest, index):
                 return found
         return None
+
+
+def prepare(agent: VirtualAgent, ear: Ear, deployment: Deployment) -> None:
+    """Desire a deployment and let the agent do what it can."""
+    ear.desire(deployment)
+    agent.pump()
+
+
+def serve(agent: VirtualAgent, ear: Ear, deployment: Deployment) -> None:
+    """Prepare a deployment and commit it."""
+    prepare(agent, ear, deployment)
+    ear.serve(deployment)
+    agent.pump()

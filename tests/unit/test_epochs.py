@@ -5,13 +5,12 @@ import pytest
 
 from edge.formats.frame import FrameHeader
 from edge.formats.message import Abandon, Block, Failed, FetchRequest, Ready
-from edge.formats.plan import Deployment
 from edge.protocol.effects import BlobFailed
 from edge.protocol.preparing import MAX_SETTLED
 from edge.protocol.retained import MAX_DEPLOYMENTS
 from edge.transport import Channel, MemoryBroker
 from tests.tiny_bundle import TinyBundle, make_deployment, make_input, make_tiny_bundle
-from tests.virtual_agent import TOPICS, Ear, VirtualAgent
+from tests.virtual_agent import TOPICS, Ear, VirtualAgent, prepare, serve
 
 BUNDLE = make_tiny_bundle()
 OTHER = make_tiny_bundle(seed=1)
@@ -34,17 +33,6 @@ def agent(broker: MemoryBroker, ear: Ear) -> VirtualAgent:
     agent = VirtualAgent(broker)
     agent.start()
     return agent
-
-
-def prepare(agent: VirtualAgent, ear: Ear, deployment: Deployment) -> None:
-    ear.desire(deployment)
-    agent.pump()
-
-
-def serve(agent: VirtualAgent, ear: Ear, deployment: Deployment) -> None:
-    prepare(agent, ear, deployment)
-    ear.serve(deployment)
-    agent.pump()
 
 
 def digests(bundle: TinyBundle, stage: int) -> set[str]:

@@ -14,7 +14,7 @@ from edge.protocol.on_disk import OnDisk
 from edge.protocol.repair import Repair
 from edge.transport import Channel, MemoryBroker
 from tests.tiny_bundle import TinyBundle, make_deployment, make_input, make_tiny_bundle
-from tests.virtual_agent import TOPICS, Ear, VirtualAgent
+from tests.virtual_agent import TOPICS, Ear, VirtualAgent, prepare, serve
 
 BUNDLE = make_tiny_bundle()
 
@@ -47,17 +47,6 @@ def agent(broker: MemoryBroker, ear: Ear) -> VirtualAgent:
     agent = VirtualAgent(broker)
     agent.start()
     return agent
-
-
-def prepare(agent: VirtualAgent, ear: Ear, deployment: Deployment) -> None:
-    ear.desire(deployment)
-    agent.pump()
-
-
-def serve(agent: VirtualAgent, ear: Ear, deployment: Deployment) -> None:
-    prepare(agent, ear, deployment)
-    ear.serve(deployment)
-    agent.pump()
 
 
 def failures(ear: Ear) -> list[tuple[str, str]]:

@@ -17,7 +17,7 @@ from edge.protocol.effects import BlobFailed, BlobSpoiled, StageRefused
 from edge.protocol.on_disk import OnDisk
 from edge.transport import Channel, MemoryBroker
 from tests.tiny_bundle import TinyBundle, make_deployment, make_tiny_bundle
-from tests.virtual_agent import TOPICS, Ear, VirtualAgent
+from tests.virtual_agent import TOPICS, Ear, VirtualAgent, prepare, serve
 
 BUNDLE = make_tiny_bundle()
 OTHER = make_tiny_bundle(seed=1)
@@ -45,17 +45,6 @@ def agent(broker: MemoryBroker, ear: Ear) -> VirtualAgent:
 
 def tombstone(epoch: str) -> Deployment:
     return Deployment(name="tiny", epoch=epoch, manifest=None, plan=None)
-
-
-def prepare(agent: VirtualAgent, ear: Ear, deployment: Deployment) -> None:
-    ear.desire(deployment)
-    agent.pump()
-
-
-def serve(agent: VirtualAgent, ear: Ear, deployment: Deployment) -> None:
-    prepare(agent, ear, deployment)
-    ear.serve(deployment)
-    agent.pump()
 
 
 def digests(bundle: TinyBundle, stage: int) -> set[str]:

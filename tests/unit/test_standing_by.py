@@ -13,7 +13,7 @@ from edge.protocol.local_epoch import holders_of, stages_of
 from edge.protocol.on_disk import OnDisk
 from edge.transport import MemoryBroker
 from tests.tiny_bundle import TinyBundle, make_deployment, make_input, make_tiny_bundle
-from tests.virtual_agent import TOPICS, Ear, VirtualAgent
+from tests.virtual_agent import TOPICS, Ear, VirtualAgent, prepare
 
 BUNDLE = make_tiny_bundle()
 OTHER = make_tiny_bundle(seed=1)
@@ -42,11 +42,6 @@ def with_stage(deployment: Deployment, index: int, **changes: object) -> Deploym
     stages = list(deployment.plan.stages)
     stages[index] = msgspec.structs.replace(stages[index], **changes)
     return msgspec.structs.replace(deployment, plan=msgspec.structs.replace(deployment.plan, stages=tuple(stages)))
-
-
-def prepare(agent: VirtualAgent, ear: Ear, deployment: Deployment) -> None:
-    ear.desire(deployment)
-    agent.pump()
 
 
 def serve(agent: VirtualAgent, ear: Ear, deployment: Deployment) -> None:
